@@ -1,0 +1,155 @@
+"""Array namespaces and threads: the only file that names numpy, cupy or torch as such.
+
+Everything else asks `namespace(x)` for the functions of the array library that `x` belongs to.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+from ._typing import Array, NumpyArray
+from .exceptions import DeviceError
+
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.complex64), np.dtype(np.complex128))
+
+
+def namespace(*arrays: Array) -> Any:
+    """The array-API namespace that the arrays share."""
+    return array_api_compat.array_namespace(*arrays)
+
+
+def is_numpy(x: Array) -> bool:
+    return isinstance(x, np.ndarray)
+
+
+def is_foreign_array(x: Any) -> bool:
+    """Whether `x` is an array of a library other than NumPy (a list or a scalar is not)."""
+    return not is_numpy(x) and array_api_compat.is_array_api_obj(x)
+
+
+def to_numpy(x: Array) -> NumpyArray:
+    """A NumPy array with the values of `x`, copied from its device where need be."""
+    if is_numpy(x):
+        return x  # type: ignore[no-any-return]
+    if array_api_compat.is_cupy_array(x):
+        return x.get()  # type: ignore[no-any-return]
+    if array_api_compat.is_torch_array(x):
+        return x.detach().cpu().numpy()  # type: ignore[no-any-return]
+    return np.asarray(x)
+
+
+def numpy_dtype(x: Array) -> np.dtype[Any]:
+    """The NumPy dtype of an array of any namespace."""
+    if is_numpy(x):
+        return x.dtype  # type: ignore[no-any-return]
+    return np.dtype(str(x.dtype).split(".")[-1])
+
+
+def like(values: NumpyArray, example: Array) -> Array:
+    """`values` as an array of the namespace and on the device of `example`."""
+    if is_numpy(example):
+        return values
+    xp = namespace(example)
+    return xp.asarray(values.copy(), device=array_api_compat.device(example))
+
+
+def device_namespace(device: str) -> Any:
+    """The namespace that serves `device`, "cpu" or "gpu"."""
+    if device == "cpu":
+        return np
+    if device != "gpu":
+        raise DeviceError(f'device must be "cpu" or "gpu", but it is {device!r}')
+    try:
+        import cupy
+
+        cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:
+        raise DeviceError(
+            'device "gpu" needs CuPy and a CUDA device (pip install "structmat[gpu]"); '
+            f"what was found instead: {error}"
+        ) from error
+    return cupy
+
+
+def conj(x: Array) -> Array:
+    """The complex conjugate; a real array itself, not a copy."""
+    return namespace(x).conj(x) if numpy_dtype(x).kind == "c" else x
+
+
+def adjoint(x: Array) -> Array:
+    """The conjugate transpose of the last two axes."""
+    return conj(namespace(x).matrix_transpose(x) if not is_numpy(x) else x.swapaxes(-1, -2))
+
+
+def real_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(dtype.char.lower()) if dtype.kind == "c" else dtype
+
+
+# ------------------------------------------------------------------------------------- threads
+
+
+@cache
+def thread_count() -> int:
+    """How many threads the CPU kernels use: STRUCTMAT_NUM_THREADS, or the cores this process may run on."""
+    asked = os.environ.get("STRUCTMAT_NUM_THREADS")
+    return max(1, int(asked)) if asked else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    # the calling thread works too, so one worker less than threads
+    return ThreadPoolExecutor(max_workers=max(1, thread_count() - 1), thread_name_prefix="structmat")
+
+
+@cache
+def _blas() -> Any:
+    import threadpoolctl
+
+    return threadpoolctl.ThreadpoolController().select(user_api="blas")
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Inside, BLAS and LAPACK run on one thread: the parallelism is ours."""
+    with _blas().limit(limits=1):
+        yield
+
+
+def parallel_ranges(function: Callable[[int, int], None], count: int, *, serial: bool = False) -> None:
+    """Call `function(start, stop)` on pieces that cover `range(count)`, one piece a thread.
+
+    For functions that release the GIL (compiled kernels, NumPy's linear algebra). The first exception is raised.
+    """
+    threads = 1 if serial else min(thread_count(), count)
+    if threads <= 1:
+        if count > 0:
+            function(0, count)
+        return
+    cuts = [count * k // threads for k in range(threads + 1)]
+    waiting = [_pool().submit(function, a, b) for a, b in zip(cuts[1:-1], cuts[2:], strict=True)]
+    try:
+        function(cuts[0], cuts[1])
+    finally:
+        for future in waiting:
+            future.exception()
+    for future in waiting:
+        future.result()
+
+
+def parallel_tasks(function: Callable[[int], None], count: int) -> None:
+    """Call `function(k)` for each k, taken in turn by the threads: for pieces of unequal or cache-sized work."""
+    remaining = iter(range(count))  # next() on a range iterator is atomic under the GIL
+
+    def work(_start: int, _stop: int) -> None:
+        for k in remaining:
+            function(k)
+
+    parallel_ranges(work, min(thread_count(), count))

@@ -1,0 +1,75 @@
+"""What is known of a matrix's error: asked, estimated, at which confidence, at which cost, and whether it was met."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+from .exceptions import AccuracyWarning
+
+__all__ = ["Certificate"]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The record of accuracy that every structured matrix carries.
+
+    Attributes
+    ----------
+    asked : float
+        The tolerance asked for, relative to the Frobenius norm of the whole matrix.
+    estimate : float
+        The estimated (or computed) relative Frobenius error.
+    upper_bound : float
+        What the relative error does not exceed with probability `confidence`.
+    confidence : float
+        1.0 for a guaranteed bound.
+    method : str
+        How the estimate was made.
+    probes, entries, products : int
+        The cost of building and checking: random probes, entries of the matrix evaluated, products with the operator.
+    details : dict
+        More, by method: for samples the identifiability report.
+    """
+
+    asked: float
+    estimate: float
+    upper_bound: float
+    confidence: float
+    method: str
+    probes: int = 0
+    entries: int = 0
+    products: int = 0
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def met(self) -> bool:
+        """Whether the upper bound is at most what was asked for."""
+        return bool(self.upper_bound <= self.asked)
+
+    def warn_if_not_met(self, remedy: str = "", *, stacklevel: int = 4) -> None:
+        if not self.met:
+            message = (
+                f"the tolerance was not met: rtol = {self.asked:.3g} was asked for, but the relative Frobenius error is "
+                f"estimated at {self.estimate:.3g} (at most {self.upper_bound:.3g} with confidence {self.confidence:.3g})"
+            )
+            warnings.warn(message + (f"; {remedy}" if remedy else ""), AccuracyWarning, stacklevel=stacklevel)
+
+    def __str__(self) -> str:
+        verdict = "met" if self.met else "NOT MET"
+        cost = ", ".join(
+            f"{count} {name}"
+            for name, count in (("probes", self.probes), ("entries", self.entries), ("products", self.products))
+            if count
+        )
+        bound = "guaranteed" if self.confidence >= 1.0 else f"confidence {self.confidence:.2f}"
+        return (
+            f"asked {self.asked:.1e}, estimate {self.estimate:.1e}, at most {self.upper_bound:.1e} ({bound}): {verdict}"
+            f" [{self.method}{'; ' + cost if cost else ''}]"
+        )
+
+
+def exact(asked: float, eps: float, method: str = "exact by construction") -> Certificate:
+    """The certificate of a matrix that is represented without truncation: its error is rounding."""
+    return Certificate(max(asked, eps), eps, eps, 1.0, method)

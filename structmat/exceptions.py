@@ -1,0 +1,82 @@
+"""The errors and warnings that structmat raises, by name, so that callers can tell them apart."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = [
+    "AccuracyWarning",
+    "DeviceError",
+    "FileFormatError",
+    "IllConditionedWarning",
+    "NonFiniteError",
+    "NotPositiveDefiniteError",
+    "ShapeError",
+    "SingularBlockError",
+    "StructmatError",
+    "StructureWarning",
+    "SymmetryError",
+    "TooFewSamplesError",
+    "TreeMismatchError",
+]
+
+
+class StructmatError(Exception):
+    """Base class of all errors of this package."""
+
+
+class ShapeError(StructmatError, ValueError):
+    """An array has the wrong number of dimensions or the wrong size."""
+
+
+class NonFiniteError(StructmatError, ValueError):
+    """An array holds NaN or Inf where numbers are needed."""
+
+
+class TreeMismatchError(StructmatError, ValueError):
+    """Two operands, or a matrix and its trees, do not share their cluster trees."""
+
+
+class SymmetryError(StructmatError, ValueError):
+    """Something declared symmetric (Hermitian) is not."""
+
+
+class TooFewSamplesError(StructmatError, ValueError):
+    """Recorded samples cannot determine the matrix on the given tree."""
+
+
+class FileFormatError(StructmatError, ValueError):
+    """A file is truncated, damaged, of another format or of a newer version."""
+
+
+class DeviceError(StructmatError, RuntimeError):
+    """The device that was asked for cannot be used."""
+
+
+class _BlockError(StructmatError, np.linalg.LinAlgError):
+    """An elimination failed in one block of the tree."""
+
+    def __init__(self, message: str, level: int, node: int) -> None:
+        super().__init__(message)
+        self.level = level
+        self.node = node
+
+
+class SingularBlockError(_BlockError):
+    """A block that a factorisation has to invert is singular; `level` and `node` say which."""
+
+
+class NotPositiveDefiniteError(_BlockError):
+    """A Cholesky factorisation met a block that is not positive definite; `level` and `node` say which."""
+
+
+class AccuracyWarning(UserWarning):
+    """A tolerance was asked for and is not met, or cannot be shown to be met."""
+
+
+class StructureWarning(UserWarning):
+    """The matrix has no structure to speak of in this format: a dense array would be smaller."""
+
+
+class IllConditionedWarning(AccuracyWarning):
+    """The solution of a system is less accurate, against the exact operator, than what was asked for."""

@@ -1,0 +1,1 @@
+"""Hierarchically semiseparable matrices: weak admissibility, nested bases."""

@@ -1,0 +1,100 @@
+"""Interpolative decomposition and rank-revealing range of a batch of blocks.
+
+Reference: H. Cheng, Z. Gimbutas, P.-G. Martinsson, V. Rokhlin, "On the compression of low rank matrices", SIAM J.
+Sci. Comput. 26 (2005) 1389-1404. Departure: pivoting is by rows with modified Gram-Schmidt, and the rank is the
+smallest at which the Frobenius norm of what is left falls below the tolerance of the block.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .._backend import one_blas_thread, parallel_ranges
+from .._typing import IntArray, NumpyArray
+from ..engine import cpu_rank
+
+
+def _factor(
+    blocks: NumpyArray, tail: NumpyArray, max_rank: int | None
+) -> tuple[NumpyArray, IntArray, IntArray]:
+    count, rows, columns = blocks.shape
+    limit = min(rows, columns, rows if max_rank is None else max_rank)
+    lower = np.empty((count, rows, limit), dtype=blocks.dtype)
+    order = np.empty((count, rows), dtype=np.int64)
+    ranks = np.zeros(count, dtype=np.int64)
+    noise = 8.0 * float(np.finfo(blocks.dtype).eps)
+    tail = np.ascontiguousarray(np.broadcast_to(np.asarray(tail, dtype=np.float64), (count,)))
+    parallel_ranges(
+        lambda a, b: cpu_rank.pivoted_rows(blocks, tail, noise, limit, lower, order, ranks, a, b),
+        count,
+        serial=blocks.size < 1 << 14,
+    )
+    return lower, order, ranks
+
+
+def row_interpolation(
+    blocks: NumpyArray,  # (nb, p, s), overwritten
+    tail: NumpyArray,
+    *,
+    max_rank: int | None = None,
+) -> tuple[NumpyArray, IntArray, IntArray]:
+    """Skeleton rows and interpolation matrices of a batch of blocks.
+
+    Parameters
+    ----------
+    blocks : (nb, p, s) array
+        Used as workspace and overwritten.
+    tail : (nb,) array or float
+        For each block the Frobenius norm that may be left out.
+    max_rank : int, optional
+        No rank exceeds this.
+
+    Returns
+    -------
+    basis : (nb, p, k) array
+        Each block is `basis @ block[skeleton]` up to the tolerance times a modest factor; zero beyond the true rank.
+    skeleton : (nb, k) int array
+        Row numbers, -1 beyond the true rank.
+    ranks : (nb,) int array
+
+    Notes
+    -----
+    Cost O(p s k) for each block. The rank is estimated by pivoted Gram-Schmidt, close to but not below the optimal one.
+    """
+    lower, order, ranks = _factor(blocks, tail, max_rank)
+    width = int(ranks.max(initial=0))
+    basis = np.empty((*blocks.shape[:2], width), dtype=blocks.dtype)
+    parallel_ranges(lambda a, b: cpu_rank.interpolation(lower, order, ranks, basis, a, b), len(blocks))
+    skeleton = np.where(np.arange(width) < ranks[:, None], order[:, :width], -1)
+    return basis, skeleton, ranks
+
+
+def truncated_range(
+    blocks: NumpyArray,  # (nb, p, s), overwritten
+    tail: NumpyArray,
+    *,
+    max_rank: int | None = None,
+) -> tuple[NumpyArray, IntArray]:
+    """Orthonormal bases (nb, p, k) of the dominant column spaces of a batch of blocks, and their ranks (nb,).
+
+    Parameters are those of `row_interpolation`; `||M - Q Q^H M||_F` is at most `tail` for each block. Columns beyond
+    the true rank are zero. Cost O(p s k) for each block.
+    """
+    lower, _order, ranks = _factor(blocks, tail, max_rank)
+    width = int(ranks.max(initial=0))
+    basis = orthonormal_columns(lower[:, :, :width])
+    basis *= np.arange(width) < ranks[:, None, None]
+    return basis, ranks
+
+
+def orthonormal_columns(blocks: NumpyArray) -> NumpyArray:
+    """Q of the thin QR factorisation of a batch (nb, p, k), k <= p, shared by the threads."""
+    basis = np.empty(blocks.shape, dtype=blocks.dtype)
+
+    def work(a: int, b: int) -> None:
+        if a < b:
+            basis[a:b] = np.linalg.qr(blocks[a:b])[0]
+
+    with one_blas_thread():
+        parallel_ranges(work, len(blocks), serial=blocks.size < 1 << 14)
+    return basis

@@ -1,0 +1,317 @@
+"""The nested pass: storage and products of matrices with nested bases, HSS and H2.
+
+A matrix is a near field (dense blocks between leaves), a row and a column basis, and for each level the couplings
+between its nodes. A product goes up the tree in one basis, across through the couplings, and down in the other.
+
+Reference: W. Hackbusch, S. Boerm, "Data-sparse approximation by adaptive H2-matrices", Computing 69 (2002) 1-35.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+import numpy as np
+
+from ._backend import conj, is_numpy, numpy_dtype, one_blas_thread, parallel_ranges, parallel_tasks, thread_count
+from ._typing import Array, IntArray, NumpyArray
+from .blocks import BlockBatch, NestedBasis
+from .engine import reference
+
+# below this many bytes one thread is done before a second has been woken
+SERIAL_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """For each node (level by level) the blocks that act on it: start in the buffer, other node, mirrored or not."""
+
+    pointers: IntArray  # (nodes + 1,)
+    entries: IntArray  # (blocks, 3)
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """One flat buffer that holds all blocks, and the tables by which the compiled kernels find them."""
+
+    buffer: NumpyArray
+    row_table: IntArray  # (depth + 1, 3): start, p, k of the row basis by level
+    col_table: IntArray
+    coupling_lists: tuple[_Lists, _Lists]  # by row, and by column for the adjoint
+    near_lists: tuple[_Lists, _Lists]
+
+
+class NestedStorage:
+    """Near field, bases and couplings of one matrix, and the pass over them.
+
+    Parameters
+    ----------
+    near : BlockBatch
+        Dense blocks between leaves, (nb, p, q) with the padded leaf sizes.
+    couplings : tuple of BlockBatch
+        For the levels 1 .. depth.
+    row_basis, col_basis : NestedBasis
+        One and the same object when `half`.
+    half : bool
+        Hermitian storage: each block off the diagonal also stands for its adjoint at the mirrored place.
+    """
+
+    def __init__(
+        self,
+        near: BlockBatch,
+        couplings: tuple[BlockBatch, ...],
+        row_basis: NestedBasis,
+        col_basis: NestedBasis,
+        *,
+        half: bool = False,
+    ) -> None:
+        self.near = near
+        self.couplings = couplings
+        self.row_basis = row_basis
+        self.col_basis = row_basis if half else col_basis
+        self.half = half
+        self._packed: _Packed | None = None
+
+    @property
+    def depth(self) -> int:
+        return len(self.couplings)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all stored numbers, and of the integers that say where blocks act."""
+        bases = self.row_basis.nbytes + (0 if self.half else self.col_basis.nbytes)
+        batches = (self.near, *self.couplings)
+        return bases + sum(b.nbytes + b.rows.nbytes + b.cols.nbytes for b in batches)
+
+    # ------------------------------------------------------------------------------- products
+
+    def apply(self, x: Array, *, adjointly: bool, conjugated: bool = False) -> Array:
+        """A x, A^H x, or their complex conjugates conj(A) x and A^T x; x (leaves, q, k), result (leaves, p, k)."""
+        if conjugated and numpy_dtype(x).kind == "c":
+            return conj(self.apply(conj(x), adjointly=adjointly))
+        if conjugated and numpy_dtype(self.near.data).kind == "c":
+            return conj(self.apply(x, adjointly=adjointly))
+        if not is_numpy(x):
+            return self._apply_reference(x, adjointly)
+        x = x.astype(np.result_type(x.dtype, self.near.data.dtype), copy=False)
+        if x.shape[2] == 1 and x.dtype == self.near.data.dtype:
+            return self._apply_vector(x, adjointly)
+        if x.shape[2] == 0:
+            return np.zeros((x.shape[0], self.near.data.shape[2 if adjointly else 1], 0), dtype=x.dtype)
+        return self._apply_block(x, adjointly)
+
+    def _bases(self, adjointly: bool) -> tuple[NestedBasis, NestedBasis]:
+        """Target and source basis."""
+        return (self.col_basis, self.row_basis) if adjointly else (self.row_basis, self.col_basis)
+
+    def _apply_reference(self, x: Array, adjointly: bool) -> Array:
+        target, source = self._bases(adjointly)
+        return reference.nested_apply(
+            self.near, self.couplings, target, source, x, half=self.half, adjointly=adjointly
+        )
+
+    def _apply_vector(self, x: NumpyArray, adjointly: bool) -> NumpyArray:
+        from .engine import cpu
+
+        packed = self.packed()
+        target, source = (
+            (packed.col_table, packed.row_table) if adjointly else (packed.row_table, packed.col_table)
+        )
+        which = 1 if adjointly else 0
+        couplings, near = packed.coupling_lists[which], packed.near_lists[which]
+        buffer, depth, leaves = packed.buffer, self.depth, x.shape[0]
+        p, q = self.near.data.shape[1:] if not adjointly else self.near.data.shape[:0:-1]
+        y = np.empty((leaves, p, 1), dtype=buffer.dtype)
+        flat_x, flat_y = np.ascontiguousarray(x).reshape(-1), y.reshape(-1)
+        source_places, target_places = _places(source), _places(target)
+        up = np.empty(source_places[-1], dtype=buffer.dtype)
+        down = np.zeros(target_places[-1], dtype=buffer.dtype)
+        split = _split_level(depth, buffer.nbytes)
+
+        def ascend(root: int) -> None:
+            first, last = root << (depth - split), (root + 1) << (depth - split)
+            cpu.near_field(buffer, near.pointers, near.entries, adjointly, flat_x, flat_y, first, last, p, q)
+            cpu.nested_up(buffer, source, source_places, flat_x, up, root, split, max(split, 1), depth)
+
+        def descend(root: int, level: int, top: int, bottom: int) -> None:
+            cpu.nested_down(
+                buffer, target, source[:, 2], target_places, source_places, couplings.pointers, couplings.entries,
+                adjointly, up, down, flat_y, root, level, top, bottom,
+            )  # fmt: skip
+
+        _each_subtree(ascend, split)
+        cpu.nested_up(buffer, source, source_places, flat_x, up, 0, 0, 1, split - 1)
+        descend(0, 0, 1, split - 1)
+        _each_subtree(lambda root: descend(root, split, max(split, 1), depth), split)
+        return y
+
+    def _apply_block(self, x: NumpyArray, adjointly: bool) -> NumpyArray:
+        """Several vectors: arithmetic counts, so batched matrix products, a thread to a range of nodes."""
+        target, source = self._bases(adjointly)
+        y = _multiply_batch(self.near, x, self.half, adjointly)
+        columns, depth = x.shape[2], self.depth
+        coefficients: dict[int, NumpyArray] = {}
+        below = x
+        for level in range(depth, 0, -1):
+            basis = source[level]
+            below = batched_matmul(_adjoint(basis), below.reshape(2**level, basis.shape[1], columns))
+            coefficients[level] = below
+        above: NumpyArray | None = None
+        for level in range(1, depth + 1):
+            here = _multiply_batch(self.couplings[level - 1], coefficients[level], self.half, adjointly)
+            if above is not None:
+                here += above.reshape(here.shape)
+            above = batched_matmul(target[level], here, add_to=y if level == depth else None)
+        return y
+
+    # -------------------------------------------------------------------------------- packing
+
+    def packed(self) -> _Packed:
+        """The flat form, made once; the arrays become views of its buffer, so nothing is stored twice."""
+        if self._packed is None:
+            self._packed = self._pack()
+        return self._packed
+
+    def _pack(self) -> _Packed:
+        dtype = self.near.data.dtype
+        bases = [self.row_basis] if self.half else [self.row_basis, self.col_basis]
+        sizes = [self.near.data.size, *(b.data.size for b in self.couplings)]
+        sizes += [a.size for basis in bases for a in basis.levels]
+        buffer = np.empty(sum(sizes), dtype=dtype)
+        cursor = 0
+
+        def place(a: NumpyArray, *, transposed: bool = False) -> tuple[NumpyArray, int]:
+            nonlocal cursor
+            start, cursor = cursor, cursor + a.size
+            source = a.swapaxes(1, 2) if transposed else a
+            view = buffer[start:cursor].reshape(source.shape)
+            parallel_ranges(lambda s, t: np.copyto(view[s:t], source[s:t]), len(source), serial=a.nbytes < SERIAL_BYTES)
+            return (view.swapaxes(1, 2) if transposed else view), start
+
+        starts: list[int] = []
+        tables, packed_bases = [], []
+        for basis in bases:
+            table, arrays = np.zeros((self.depth + 1, 3), dtype=np.int64), []
+            for level, a in enumerate(basis.levels, start=1):
+                view, start = place(a, transposed=True)  # k rows of length p: long rows make fast loops
+                table[level] = start, a.shape[1], a.shape[2]
+                arrays.append(view)
+            tables.append(table)
+            packed_bases.append(NestedBasis(tuple(arrays), basis.ranks))
+        near_data, near_start = place(self.near.data)
+        self.near = BlockBatch(near_data, self.near.rows, self.near.cols)
+        couplings = []
+        for batch in self.couplings:
+            view, start = place(batch.data)
+            starts.append(start)
+            couplings.append(BlockBatch(view, batch.rows, batch.cols))
+        self.couplings = tuple(couplings)
+        self.row_basis, self.col_basis = packed_bases[0], packed_bases[-1]
+        buffer.flags.writeable = False
+        leaves = 1 << self.depth
+        return _Packed(
+            buffer,
+            tables[0],
+            tables[-1],
+            tuple(_lists(self.couplings, starts, self.half, adjointly, None) for adjointly in (False, True)),  # type: ignore[arg-type]
+            tuple(_lists((self.near,), [near_start], self.half, adjointly, leaves) for adjointly in (False, True)),  # type: ignore[arg-type]
+        )
+
+
+def _places(table: IntArray) -> IntArray:
+    """Where the coefficients of each level begin, from the table of a basis; the last entry is their number."""
+    counts = table[:, 2] << np.arange(len(table))
+    return np.append(0, np.cumsum(counts))
+
+
+def _split_level(depth: int, nbytes: int) -> int:
+    """The level whose subtrees the threads share: several a thread, so that a late thread costs little."""
+    threads = thread_count()
+    if threads == 1 or nbytes < SERIAL_BYTES:
+        return 0
+    return min(depth, (4 * threads - 1).bit_length())
+
+
+def _each_subtree(function: Callable[[int], None], split: int) -> None:
+    if split == 0:
+        function(0)
+    else:
+        parallel_tasks(function, 1 << split)
+
+
+def _lists(
+    batches: tuple[BlockBatch, ...], starts: list[int], half: bool, adjointly: bool, count: int | None
+) -> _Lists:
+    """Blocks by the node they act on. `count`: number of nodes of a single level; None: levels 1, 2, .. with offsets."""
+    targets, entries, nodes = [], [], count or 0
+    for level, (batch, start) in enumerate(zip(batches, starts, strict=True), start=1):
+        offset = 0 if count else (1 << level) - 1
+        nodes = count or (1 << (level + 1)) - 1
+        rows, cols = (batch.cols, batch.rows) if adjointly else (batch.rows, batch.cols)
+        block = start + np.arange(len(rows)) * (batch.data.shape[1] * batch.data.shape[2])
+        targets.append(offset + rows)
+        entries.append(np.stack([block, cols, np.zeros_like(rows)], axis=1))
+        mirrored = np.flatnonzero(rows != cols) if half else rows[:0]
+        targets.append(offset + cols[mirrored])
+        entries.append(np.stack([block[mirrored], rows[mirrored], np.ones_like(mirrored)], axis=1))
+    target = np.concatenate(targets) if targets else np.zeros(0, dtype=np.int64)
+    table = np.concatenate(entries) if entries else np.zeros((0, 3), dtype=np.int64)
+    order = np.argsort(target, kind="stable")
+    pointers = np.searchsorted(target[order], np.arange(nodes + 1))
+    return _Lists(pointers.astype(np.int64), np.ascontiguousarray(table[order], dtype=np.int64))
+
+
+# ------------------------------------------------------------------------------ batched products
+
+
+def _adjoint(a: NumpyArray) -> NumpyArray:
+    return (a.conj() if a.dtype.kind == "c" else a).swapaxes(-1, -2)
+
+
+def batched_matmul(a: NumpyArray, b: NumpyArray, *, add_to: NumpyArray | None = None) -> NumpyArray:
+    """a @ b over a batch, shared by the threads; with `add_to`, added there."""
+    count = a.shape[0]
+    shape = (count, a.shape[1], b.shape[2])
+    out = np.empty(shape, dtype=np.result_type(a, b)) if add_to is None else add_to
+    # pieces that stay in a core's cache, so that a sum does not travel to memory twice
+    piece = max(1, (1 << 19) // max(1, (a.shape[1] * a.shape[2] + b.shape[1] * b.shape[2] + shape[1] * shape[2]) * 8))
+
+    def work(k: int) -> None:
+        s = slice(k * piece, (k + 1) * piece)
+        if add_to is None:
+            np.matmul(a[s], b[s], out=out[s])
+        else:
+            out[s] += a[s] @ b[s]
+
+    pieces = -(-count // piece)
+    with one_blas_thread():
+        if out.nbytes < SERIAL_BYTES // 4:
+            for k in range(pieces):
+                work(k)
+        else:
+            parallel_tasks(work, pieces)
+    return out
+
+
+def _multiply_batch(batch: BlockBatch, x: NumpyArray, half: bool, adjointly: bool) -> NumpyArray:
+    """Like `reference.apply_blocks`, with the products shared by the threads."""
+    rows, cols = (batch.cols, batch.rows) if adjointly else (batch.rows, batch.cols)
+    data = _adjoint(batch.data) if adjointly else batch.data
+    parts, targets = [batched_matmul(data, _pick(x, cols))], [rows]
+    mirrored = np.flatnonzero(rows != cols) if half else rows[:0]
+    if len(mirrored):
+        parts.append(batched_matmul(_adjoint(data[mirrored]), _pick(x, rows[mirrored])))
+        targets.append(cols[mirrored])
+    target = np.concatenate(targets)
+    if len(parts) == 1 and np.array_equal(target, np.arange(len(x))):
+        return parts[0]
+    return reference.scatter_sum(np.concatenate(parts), target, len(x))  # type: ignore[no-any-return]
+
+
+def _pick(x: NumpyArray, index: IntArray) -> NumpyArray:
+    """x[index], without a copy where the index is the identity."""
+    return x if len(index) == len(x) and np.array_equal(index, np.arange(len(x))) else x[index]
+
+
+__all__: list[str] = ["NestedStorage", "batched_matmul"]

@@ -1,0 +1,190 @@
+"""What a matrix is built from, behind one small interface for each kind of access.
+
+An entry source answers `blocks(rows, cols)`: dense blocks of a batch of index lists. An operator source answers
+products with blocks of vectors and counts them. Both speak the user's ordering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import _check
+from ._typing import Entries, IntArray, Kernel, NumpyArray
+from .exceptions import NonFiniteError, ShapeError
+
+
+class EntrySource:
+    """A matrix known by its entries: `entries(i, j)` returns the (len(i), len(j)) block at rows i and columns j."""
+
+    def __init__(self, entries: Entries, shape: tuple[int, int], dtype: Any = None) -> None:
+        if not callable(entries):
+            raise TypeError(f"entries must be a function (i, j) -> block, but it is a {type(entries).__name__}")
+        self.entries = entries
+        self.shape = shape
+        self.evaluated = 0
+        sample = self._block(np.arange(min(2, shape[0])), np.arange(min(2, shape[1])))
+        self.dtype = _check.supported_dtype(sample.dtype if dtype is None else dtype)
+
+    def _call(self, i: IntArray, j: IntArray) -> Any:
+        return self.entries(i, j)
+
+    def _describe(self) -> str:
+        return "entries(i, j)"
+
+    def _block(self, i: IntArray, j: IntArray) -> NumpyArray:
+        block = np.asarray(self._call(i, j))
+        if block.shape != (len(i), len(j)):
+            raise ShapeError(
+                f"{self._describe()} must return an array of shape ({len(i)}, {len(j)}), the lengths of its arguments, "
+                f"but it returned shape {block.shape}; broadcast with i[:, None] and j[None, :]"
+            )
+        self.evaluated += block.size
+        return block
+
+    def _require_finite(self, block: NumpyArray, i: IntArray, j: IntArray) -> None:
+        if not np.isfinite(block).all():
+            a, b = np.argwhere(~np.isfinite(block))[0]
+            raise NonFiniteError(
+                f"{self._describe()} returned {block[a, b]} at row {i[a]}, column {j[b]}; "
+                "all entries must be finite (a singular kernel needs a value at distance zero)"
+            )
+
+    def block(self, i: IntArray, j: IntArray) -> NumpyArray:
+        """The dense block at rows i and columns j, checked to be finite."""
+        block = self._block(i, j).astype(self.dtype, copy=False)
+        self._require_finite(block, i, j)
+        return block
+
+    def blocks(self, rows: IntArray, cols: IntArray) -> NumpyArray:
+        """The blocks (nb, p, q) at rows (nb, p) and columns (nb, q); zero where an index is negative (padding)."""
+        out = np.zeros((rows.shape[0], rows.shape[1], cols.shape[1]), dtype=self.dtype)
+        row_counts, col_counts = (rows >= 0).sum(axis=1), (cols >= 0).sum(axis=1)
+        trailing = _is_trailing(rows, row_counts) and _is_trailing(cols, col_counts)
+        for b in range(len(rows)):
+            if trailing:  # padding at the end: plain slices
+                p, q = row_counts[b], col_counts[b]
+                if p and q:
+                    out[b, :p, :q] = self._block(rows[b, :p], cols[b, :q])
+            else:
+                p, q = np.flatnonzero(rows[b] >= 0), np.flatnonzero(cols[b] >= 0)
+                if len(p) and len(q):
+                    out[b][np.ix_(p, q)] = self._block(rows[b, p], cols[b, q])
+        if not np.isfinite(out).all():
+            b = int(np.argwhere(~np.isfinite(out))[0][0])
+            self._require_finite(out[b], rows[b], cols[b])
+        return out
+
+    def pairs(self, i: IntArray, j: IntArray) -> NumpyArray:
+        """The single entries at rows i (m, c) and columns j (m, c), where each row of i holds one index c times."""
+        out = np.empty(j.shape, dtype=self.dtype)
+        for k in range(len(i)):
+            out[k] = self.block(i[k, :1], j[k])[0]
+        return out
+
+
+def _is_trailing(index: IntArray, counts: IntArray) -> bool:
+    """Whether all padding stands at the end of its row."""
+    return bool(((index >= 0) == (np.arange(index.shape[1]) < counts[:, None])).all())
+
+
+class KernelSource(EntrySource):
+    """A kernel function on points: entry (i, j) is kernel(x_i, y_j).
+
+    A kernel with a true attribute `batched` is called once for a batch, with (nb, p, d) and (nb, q, d) arrays.
+    """
+
+    def __init__(self, kernel: Kernel, row_points: NumpyArray, col_points: NumpyArray) -> None:
+        self.kernel = kernel
+        self.row_points, self.col_points = row_points, col_points
+        self.batched = bool(getattr(kernel, "batched", False))
+        super().__init__(kernel, (len(row_points), len(col_points)))
+
+    def _call(self, i: IntArray, j: IntArray) -> Any:
+        return self.kernel(self.row_points[i], self.col_points[j])
+
+    def _describe(self) -> str:
+        return f"the kernel {getattr(self.kernel, '__name__', type(self.kernel).__name__)}(x, y)"
+
+    def blocks(self, rows: IntArray, cols: IntArray) -> NumpyArray:
+        if not self.batched:
+            return super().blocks(rows, cols)
+        x = _as_columns(self.row_points)[np.maximum(rows, 0)]
+        y = _as_columns(self.col_points)[np.maximum(cols, 0)]
+        out = np.asarray(self.kernel(x, y)).astype(self.dtype, copy=False)
+        self.evaluated += out.size
+        if (rows < 0).any() or (cols < 0).any():
+            out = np.where((rows >= 0)[:, :, None] & (cols >= 0)[:, None, :], out, 0)
+        if not np.isfinite(out).all():
+            b = int(np.argwhere(~np.isfinite(out))[0][0])
+            self._require_finite(out[b], rows[b], cols[b])
+        return out
+
+
+def _as_columns(points: NumpyArray) -> NumpyArray:
+    return points[:, None] if points.ndim == 1 else points
+
+
+class OperatorSource:
+    """A matrix known by its products only.
+
+    Parameters
+    ----------
+    op : object
+        Anything with `shape` and `matvec`/`rmatvec` or `matmat`/`rmatmat` (a SciPy `LinearOperator`, a PyLops operator,
+        a structured matrix), or that `scipy.sparse.linalg.aslinearoperator` takes.
+    symmetric : bool
+        Only products with the matrix itself are used.
+    """
+
+    def __init__(self, op: Any, *, symmetric: bool = False) -> None:
+        self.op = op
+        shape = getattr(op, "shape", None)
+        if shape is None or len(shape) != 2:
+            raise TypeError(
+                f"op must have a shape (m, n) and matvec/rmatvec or matmat/rmatmat, but {type(op).__name__} has not; "
+                "wrap a function in scipy.sparse.linalg.LinearOperator"
+            )
+        self.shape = (int(shape[0]), int(shape[1]))
+        self.forward = self._products("matmat", "matvec", "__matmul__")
+        self.backward = self.forward if symmetric else self._products("rmatmat", "rmatvec", None)
+        self.dtype = _check.supported_dtype(self._find_dtype())
+        self.products = 0
+
+    def _find_dtype(self) -> Any:
+        dtype = getattr(self.op, "dtype", None)
+        return np.asarray(self.forward(np.zeros((self.shape[1], 1)))).dtype if dtype is None else dtype
+
+    def _products(self, block: str, single: str, fallback: str | None) -> Callable[[NumpyArray], Any]:
+        op = self.op
+        many, one = getattr(op, block, None), getattr(op, single, None)
+        if many is not None:
+            return many  # type: ignore[no-any-return]
+        if one is not None:
+            return lambda x: np.stack([np.asarray(one(x[:, k])).reshape(-1) for k in range(x.shape[1])], axis=1)
+        if fallback is not None and hasattr(op, fallback):
+            return lambda x: op @ x
+        raise TypeError(
+            f"op of type {type(op).__name__} has neither {block} nor {single}; products with the adjoint are needed "
+            "unless symmetric=True"
+            if fallback is None
+            else f"op of type {type(op).__name__} has neither {block} nor {single}"
+        )
+
+    def matmat(self, x: NumpyArray) -> NumpyArray:
+        """A @ x for x (n, k)."""
+        return self._checked(self.forward(x), self.shape[0], x, "A @ x")
+
+    def rmatmat(self, x: NumpyArray) -> NumpyArray:
+        """A^H @ x for x (m, k)."""
+        return self._checked(self.backward(x), self.shape[1], x, "A^H @ x")
+
+    def _checked(self, y: Any, rows: int, x: NumpyArray, what: str) -> NumpyArray:
+        result = np.asarray(y)
+        if result.shape != (rows, x.shape[1]):
+            raise ShapeError(f"the operator's product {what} has shape {result.shape}, expected {(rows, x.shape[1])}")
+        self.products += x.shape[1]
+        _check.finite(result, f"the operator's product {what}")
+        return result
