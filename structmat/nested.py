@@ -14,13 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._backend import conj, is_numpy, numpy_dtype, one_blas_thread, parallel_ranges, parallel_tasks, thread_count
+from ._backend import conj, is_numpy, numpy_dtype, parallel_ranges, parallel_tasks, thread_count
 from ._typing import Array, IntArray, NumpyArray
 from .blocks import BlockBatch, NestedBasis
 from .engine import reference
-
-# below this many bytes one thread is done before a second has been woken
-SERIAL_BYTES = 1 << 20
+from .engine.dense import SERIAL_BYTES, matmul
 
 
 @dataclass(frozen=True)
@@ -94,8 +92,12 @@ class NestedStorage:
             return conj(self.apply(x, adjointly=adjointly))
         if not is_numpy(x):
             return self._apply_reference(x, adjointly)
-        x = x.astype(np.result_type(x.dtype, self.near.data.dtype), copy=False)
-        if x.shape[2] == 1 and x.dtype == self.near.data.dtype:
+        dtype = self.near.data.dtype
+        if x.dtype.kind == "c" and dtype.kind != "c":  # a real matrix: real and imaginary part are two vectors
+            both = self.apply(np.concatenate([x.real, x.imag], axis=2), adjointly=adjointly)
+            return both[:, :, : x.shape[2]] + 1j * both[:, :, x.shape[2] :]
+        x = x.astype(np.result_type(x.dtype, dtype), copy=False)
+        if x.shape[2] == 1 and x.dtype == dtype:
             return self._apply_vector(x, adjointly)
         if x.shape[2] == 0:
             return np.zeros((x.shape[0], self.near.data.shape[2 if adjointly else 1], 0), dtype=x.dtype)
@@ -155,14 +157,14 @@ class NestedStorage:
         below = x
         for level in range(depth, 0, -1):
             basis = source[level]
-            below = batched_matmul(_adjoint(basis), below.reshape(2**level, basis.shape[1], columns))
+            below = matmul(_adjoint(basis), below.reshape(2**level, basis.shape[1], columns))
             coefficients[level] = below
         above: NumpyArray | None = None
         for level in range(1, depth + 1):
             here = _multiply_batch(self.couplings[level - 1], coefficients[level], self.half, adjointly)
             if above is not None:
                 here += above.reshape(here.shape)
-            above = batched_matmul(target[level], here, add_to=y if level == depth else None)
+            above = matmul(target[level], here, add_to=y if level == depth else None)
         return y
 
     # -------------------------------------------------------------------------------- packing
@@ -269,39 +271,14 @@ def _adjoint(a: NumpyArray) -> NumpyArray:
     return (a.conj() if a.dtype.kind == "c" else a).swapaxes(-1, -2)
 
 
-def batched_matmul(a: NumpyArray, b: NumpyArray, *, add_to: NumpyArray | None = None) -> NumpyArray:
-    """a @ b over a batch, shared by the threads; with `add_to`, added there."""
-    count = a.shape[0]
-    shape = (count, a.shape[1], b.shape[2])
-    out = np.empty(shape, dtype=np.result_type(a, b)) if add_to is None else add_to
-    # pieces that stay in a core's cache, so that a sum does not travel to memory twice
-    piece = max(1, (1 << 19) // max(1, (a.shape[1] * a.shape[2] + b.shape[1] * b.shape[2] + shape[1] * shape[2]) * 8))
-
-    def work(k: int) -> None:
-        s = slice(k * piece, (k + 1) * piece)
-        if add_to is None:
-            np.matmul(a[s], b[s], out=out[s])
-        else:
-            out[s] += a[s] @ b[s]
-
-    pieces = -(-count // piece)
-    with one_blas_thread():
-        if out.nbytes < SERIAL_BYTES // 4:
-            for k in range(pieces):
-                work(k)
-        else:
-            parallel_tasks(work, pieces)
-    return out
-
-
 def _multiply_batch(batch: BlockBatch, x: NumpyArray, half: bool, adjointly: bool) -> NumpyArray:
     """Like `reference.apply_blocks`, with the products shared by the threads."""
     rows, cols = (batch.cols, batch.rows) if adjointly else (batch.rows, batch.cols)
     data = _adjoint(batch.data) if adjointly else batch.data
-    parts, targets = [batched_matmul(data, _pick(x, cols))], [rows]
+    parts, targets = [matmul(data, _pick(x, cols))], [rows]
     mirrored = np.flatnonzero(rows != cols) if half else rows[:0]
     if len(mirrored):
-        parts.append(batched_matmul(_adjoint(data[mirrored]), _pick(x, rows[mirrored])))
+        parts.append(matmul(_adjoint(data[mirrored]), _pick(x, rows[mirrored])))
         targets.append(cols[mirrored])
     target = np.concatenate(targets)
     if len(parts) == 1 and np.array_equal(target, np.arange(len(x))):
@@ -314,4 +291,4 @@ def _pick(x: NumpyArray, index: IntArray) -> NumpyArray:
     return x if len(index) == len(x) and np.array_equal(index, np.arange(len(x))) else x[index]
 
 
-__all__: list[str] = ["NestedStorage", "batched_matmul"]
+__all__ = ["NestedStorage"]

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._backend import one_blas_thread, parallel_ranges
+from .._backend import parallel_ranges
 from .._typing import IntArray, NumpyArray
-from ..engine import cpu_rank
+from ..engine import cpu_rank, dense
 
 
 def _factor(
@@ -82,19 +82,32 @@ def truncated_range(
     """
     lower, _order, ranks = _factor(blocks, tail, max_rank)
     width = int(ranks.max(initial=0))
-    basis = orthonormal_columns(lower[:, :, :width])
+    basis = dense.qr(lower[:, :, :width])[0]
     basis *= np.arange(width) < ranks[:, None, None]
     return basis, ranks
 
 
-def orthonormal_columns(blocks: NumpyArray) -> NumpyArray:
-    """Q of the thin QR factorisation of a batch (nb, p, k), k <= p, shared by the threads."""
-    basis = np.empty(blocks.shape, dtype=blocks.dtype)
+def truncated_svd(
+    blocks: NumpyArray,  # (nb, p, s), overwritten
+    tail: NumpyArray,
+    *,
+    max_rank: int | None = None,
+) -> tuple[NumpyArray, IntArray, NumpyArray]:
+    """Orthonormal bases of the dominant left singular vectors, at the smallest ranks that the tolerance allows.
 
-    def work(a: int, b: int) -> None:
-        if a < b:
-            basis[a:b] = np.linalg.qr(blocks[a:b])[0]
-
-    with one_blas_thread():
-        parallel_ranges(work, len(blocks), serial=blocks.size < 1 << 14)
-    return basis
+    Parameters are those of `row_interpolation`. Returns the bases (nb, p, k), zero beyond the true rank, the ranks
+    (nb,) and the Frobenius norms of what was left out (nb,). A pivoted factorisation to a hundredth of the tolerance
+    goes first, so that the singular value decompositions are small.
+    """
+    tail = np.broadcast_to(np.asarray(tail, dtype=np.float64), (len(blocks),))
+    lower, _order, first = _factor(blocks, 0.01 * tail, None)
+    u, s = dense.left_singular(lower[:, :, : int(first.max(initial=0))])
+    left_out = np.sqrt(np.cumsum((s**2)[:, ::-1], axis=1)[:, ::-1])  # (nb, k): norm of the values from j on
+    ranks = (left_out > tail[:, None]).sum(axis=1)
+    if max_rank is not None:
+        ranks = np.minimum(ranks, max_rank)
+    width = int(ranks.max(initial=0))
+    basis = u[:, :, :width] * (np.arange(width) < ranks[:, None, None])
+    padded = np.concatenate([left_out, np.zeros((len(blocks), 1))], axis=1)
+    rest = np.take_along_axis(padded, ranks[:, None], axis=1)[:, 0]
+    return basis, ranks, np.hypot(rest, np.where(ranks < blocks.shape[1], 0.01 * tail, 0.0))

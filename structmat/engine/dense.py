@@ -1,0 +1,101 @@
+"""Batched dense linear algebra in one vocabulary: NumPy's shared by our threads, other libraries' as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .._backend import is_numpy, namespace, one_blas_thread, parallel_ranges, parallel_tasks
+from .._typing import Array, NumpyArray
+
+# below this many bytes one thread is done before a second has been woken
+SERIAL_BYTES = 1 << 18
+# pieces of a batch that stay in a core's cache
+PIECE_NUMBERS = 1 << 16
+
+
+def matmul(a: Array, b: Array, *, add_to: NumpyArray | None = None) -> Array:
+    """a @ b over a batch; with `add_to` (NumPy only), added there."""
+    if not is_numpy(a):
+        return namespace(a, b).matmul(a, b)
+    shape = (a.shape[0], a.shape[1], b.shape[2])
+    out = np.empty(shape, dtype=np.result_type(a, b)) if add_to is None else add_to
+    numbers = a.shape[1] * a.shape[2] + b.shape[1] * b.shape[2] + shape[1] * shape[2]
+    piece = max(1, PIECE_NUMBERS // max(1, numbers))
+
+    def work(k: int) -> None:
+        s = slice(k * piece, (k + 1) * piece)
+        if add_to is None:
+            np.matmul(a[s], b[s], out=out[s])
+        else:
+            out[s] += a[s] @ b[s]
+
+    pieces = -(-shape[0] // piece)
+    with one_blas_thread():
+        if a.nbytes + b.nbytes < SERIAL_BYTES:
+            for k in range(pieces):
+                work(k)
+        else:
+            parallel_tasks(work, pieces)
+    return out
+
+
+def _by_ranges(function: Callable[[NumpyArray], Any], a: NumpyArray) -> list[Any]:
+    """`function` on parts of a batch, a part a thread; the results in order."""
+    results: dict[int, Any] = {}
+
+    def work(start: int, stop: int) -> None:
+        results[start] = function(a[start:stop])
+
+    with one_blas_thread():
+        parallel_ranges(work, len(a), serial=a.nbytes < SERIAL_BYTES)
+    return [results[start] for start in sorted(results)]
+
+
+def qr(a: Array) -> tuple[Array, Array]:
+    """Thin QR of a batch (nb, p, k): q (nb, p, min(p, k)), r (nb, min(p, k), k)."""
+    if not is_numpy(a):
+        return namespace(a).linalg.qr(a)  # type: ignore[no-any-return]
+    if 0 in a.shape:
+        small = min(a.shape[1:])
+        return np.zeros((*a.shape[:2], small), a.dtype), np.zeros((a.shape[0], small, a.shape[2]), a.dtype)
+    parts = _by_ranges(np.linalg.qr, a)
+    return np.concatenate([q for q, _ in parts]), np.concatenate([r for _, r in parts])
+
+
+def triangular_factor(a: NumpyArray) -> NumpyArray:
+    """R of the thin QR of a batch (nb, p, k)."""
+    if 0 in a.shape:
+        return np.zeros((a.shape[0], min(a.shape[1:]), a.shape[2]), a.dtype)
+    return np.concatenate(_by_ranges(lambda part: np.linalg.qr(part, mode="r"), a))
+
+
+def complete_qr(a: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
+    """Full QR of a batch (nb, p, k): q (nb, p, p), r (nb, p, k)."""
+    if 0 in a.shape:
+        return np.broadcast_to(np.eye(a.shape[1], dtype=a.dtype), (a.shape[0], a.shape[1], a.shape[1])), a.copy()
+    parts = _by_ranges(lambda part: np.linalg.qr(part, mode="complete"), a)
+    return np.concatenate([q for q, _ in parts]), np.concatenate([r for _, r in parts])
+
+
+def left_singular(a: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
+    """Left singular vectors (nb, p, min(p, k)) and singular values of a batch."""
+    if 0 in a.shape:
+        small = min(a.shape[1:])
+        return np.zeros((*a.shape[:2], small), a.dtype), np.zeros((a.shape[0], small))
+    parts = _by_ranges(lambda part: np.linalg.svd(part, full_matrices=False)[:2], a)
+    return np.concatenate([u for u, _ in parts]), np.concatenate([s for _, s in parts])
+
+
+def solve(a: NumpyArray, b: NumpyArray) -> NumpyArray:
+    """Solutions of a batch of square systems."""
+    out = np.empty(b.shape, dtype=np.result_type(a, b))
+
+    def work(start: int, stop: int) -> None:
+        out[start:stop] = np.linalg.solve(a[start:stop], b[start:stop])
+
+    with one_blas_thread():
+        parallel_ranges(work, len(a), serial=a.nbytes < SERIAL_BYTES)
+    return out

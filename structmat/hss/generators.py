@@ -1,0 +1,89 @@
+"""The generators of an HSS matrix: what every algorithm of this folder takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._backend import adjoint, conj
+from .._typing import Array
+from ..blocks import NestedBasis
+
+
+@dataclass(frozen=True)
+class Generators:
+    """Diagonal blocks, bases and couplings.
+
+    Attributes
+    ----------
+    diagonal : (leaves, p, q) array
+        Diagonal blocks, zero-padded to the largest leaf.
+    row_basis, col_basis : NestedBasis
+        One object when `symmetric`.
+    couplings : tuple of (2**l, k, k') arrays, for l = 1 .. depth
+        Between node t (rows) and its sibling (columns); of even t only, (2**(l-1), k, k), when `symmetric`.
+    symmetric : bool
+        Hermitian, stored half.
+    """
+
+    diagonal: Array
+    row_basis: NestedBasis
+    col_basis: NestedBasis
+    couplings: tuple[Array, ...]
+    symmetric: bool = False
+
+    @property
+    def depth(self) -> int:
+        return len(self.couplings)
+
+    def coupling(self, level: int) -> Array:
+        """All couplings of a level, (2**level, k, k'), also of a matrix that stores half of them."""
+        stored = self.couplings[level - 1]
+        if not self.symmetric:
+            return stored
+        full = np.empty((2 * len(stored), *stored.shape[1:]), dtype=stored.dtype)
+        full[::2], full[1::2] = stored, adjoint(stored)
+        return full
+
+    def expanded(self) -> Generators:
+        """The same matrix with all couplings stored."""
+        if not self.symmetric:
+            return self
+        full = tuple(self.coupling(level) for level in range(1, self.depth + 1))
+        return Generators(self.diagonal, self.row_basis, self.col_basis, full)
+
+    def adjoint(self) -> Generators:
+        if self.symmetric:
+            return self
+        flipped = tuple(adjoint(swap_siblings(b)) for b in self.couplings)
+        return Generators(adjoint(self.diagonal), self.col_basis, self.row_basis, flipped)
+
+    def map(self, function: Callable[[Array], Array]) -> Generators:
+        """`function` (linear, real) on every array."""
+        rows = self.row_basis.map(function)
+        cols = rows if self.symmetric else self.col_basis.map(function)
+        return Generators(
+            function(self.diagonal), rows, cols, tuple(function(b) for b in self.couplings), self.symmetric
+        )
+
+    def conj(self) -> Generators:
+        return self.map(conj)
+
+
+def swap_siblings(a: Array) -> Array:
+    """The blocks of a level (2**l, ..) with each pair of siblings exchanged."""
+    return a.reshape(len(a) // 2, 2, *a.shape[1:])[:, ::-1].reshape(a.shape)
+
+
+def pairs(a: Array) -> Array:
+    """The blocks of a level (2**l, p, q) stacked by parent: (2**(l-1), 2 p, q)."""
+    return a.reshape(len(a) // 2, 2 * a.shape[1], a.shape[2])
+
+
+def halves(a: Array) -> Array:
+    """The inverse of `pairs`: the upper and lower half of each block, (2**(l-1), 2 p, q) to (2**l, p, q)."""
+    return a.reshape(2 * len(a), a.shape[1] // 2, a.shape[2])
+
+
