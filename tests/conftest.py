@@ -50,7 +50,11 @@ def read_only_numpy_library():
 def strict_library():
     """Arrays that have what the array API standard names, and nothing else."""
     strict = importorskip("array_api_strict")
-    return ArrayLibrary("array-api-strict", strict, strict.asarray, np.from_dlpack)
+
+    def asarray(values):
+        return strict.asarray(values, copy=True)
+
+    return ArrayLibrary("array-api-strict", strict, asarray, np.from_dlpack)
 
 
 def torch_library():
