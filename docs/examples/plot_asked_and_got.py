@@ -2,8 +2,9 @@
 Accuracy asked and accuracy got
 ===============================
 
-The tolerance ``rtol`` of a build is relative to the Frobenius norm of the whole matrix. This example builds one kernel
-matrix at several tolerances, compares each with the dense matrix, and shows how the storage grows with the accuracy.
+The tolerance ``rtol`` of a build is relative to the Frobenius norm of the whole matrix. This example builds
+one kernel matrix at several tolerances, compares each with the dense matrix, and shows how the storage grows
+with the accuracy.
 """
 
 import matplotlib.pyplot as plt

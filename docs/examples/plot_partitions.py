@@ -2,10 +2,10 @@
 The same matrix under weak and strong admissibility
 ===================================================
 
-A matrix is cut into blocks along a cluster tree. Under *weak* admissibility each block between two siblings is a
-low-rank block; under *strong* admissibility two clusters must be distant compared with their size, and the blocks of
-neighbours are cut further until the leaves. This example draws both, for a kernel in one dimension, and writes the
-numerical rank into each block.
+A matrix is cut into blocks along a cluster tree. Under *weak* admissibility each block between two siblings
+is a low-rank block; under *strong* admissibility two clusters must be distant compared with their size, and
+the blocks of neighbours are cut further until the leaves. This example draws both, for a kernel in one
+dimension, and writes the numerical rank into each block.
 """
 
 import matplotlib.pyplot as plt
@@ -21,8 +21,9 @@ matrix = 1 / (np.abs(points[:, None] - points[None, :]) + 1 / n)
 
 
 # %%
-# A perfect binary tree over the indices: level ``l`` has ``2**l`` clusters of equal size. A pair of clusters is a
-# block; it is admissible, or it is cut into the four blocks of the children, or on the last level it stays dense.
+# A perfect binary tree over the indices: level ``l`` has ``2**l`` clusters of equal size. A pair of clusters
+# is a block; it is admissible, or it is cut into the four blocks of the children, or on the last level it
+# stays dense.
 
 
 def siblings(row, column):
@@ -56,7 +57,7 @@ def numerical_rank(block):
 # %%
 # Light blocks have the rank that is written in them. Dark blocks are dense.
 
-figure, axes = plt.subplots(1, 2, figsize=(10, 5.2), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(10, 5.4), layout="constrained")
 for ax, admissible, title in zip(
     axes, (siblings, distant), ("weak: HODLR and HSS", "strong: H and H2"), strict=True
 ):
@@ -73,6 +74,6 @@ for ax, admissible, title in zip(
 plt.show()
 
 # %%
-# Strong admissibility has smaller ranks, because its blocks stay away from the diagonal, but more of them, and more
-# dense blocks. On a curve or an interval, weak admissibility wins; in the plane and in space, where siblings touch
-# along a line or a surface, strong admissibility does.
+# Strong admissibility has smaller ranks, because its blocks stay away from the diagonal, but more of them,
+# and more dense blocks. On a curve or an interval, weak admissibility wins; in the plane and in space, where
+# siblings touch along a line or a surface, strong admissibility does.
