@@ -1,0 +1,14 @@
+"""What must hold before any test or doctest is collected."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+os.environ.setdefault("MPLBACKEND", "Agg")  # no test opens a window
+
+# Doctests are collected from the packages, so modules whose optional library is missing are left out.
+collect_ignore_glob = []
+if importlib.util.find_spec("torch") is None:
+    collect_ignore_glob.append("structmat_nn/*")
+if importlib.util.find_spec("cupy") is None:
+    collect_ignore_glob.extend(str(path) for path in Path(__file__).parent.glob("structmat/engine/gpu*.py"))
