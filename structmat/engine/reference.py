@@ -5,11 +5,15 @@ These are what runs on every array but NumPy's, and the twins that the compiled 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from .._backend import adjoint, like, namespace
 from .._typing import Array, IntArray
-from ..blocks import BlockBatch, NestedBasis
+
+if TYPE_CHECKING:
+    from ..blocks import BlockBatch, NestedBasis
 
 
 def scatter_sum(blocks: Array, targets: IntArray, count: int) -> Array:

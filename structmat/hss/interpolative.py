@@ -21,6 +21,7 @@ from ..blocks import NestedBasis
 from ..lowrank import row_interpolation
 from ..sources import EntrySource
 from ..tree import ClusterTree
+from .generators import Generators
 from .sampling import SamplingRule, far_samples
 
 # bytes of samples held at a time
@@ -29,14 +30,12 @@ CHUNK_BYTES = 1 << 25
 SHARE = 0.5
 
 
-@dataclass
-class Parts:
-    """What an HSS matrix consists of, before it is one."""
+@dataclass(frozen=True)
+class Built:
+    """The outcome of one attempt, and the norm of the matrix that its tolerance was measured against."""
 
-    diagonal: NumpyArray  # (leaves, p, q)
-    row_basis: NestedBasis
-    col_basis: NestedBasis
-    couplings: list[NumpyArray]  # by level; half of them when symmetric
+    generators: Generators
+    norm: float
 
 
 def build(
@@ -50,13 +49,14 @@ def build(
     symmetric: bool,
     rule: SamplingRule,
     progress: Any,
-) -> Parts:
+) -> Built:
     """One attempt with one sampling rule."""
     depth = row_tree.depth
     diagonal = _leaf_blocks(source, row_tree, col_tree)
     rows = _Side(source, row_tree, col_tree, adjointly=False)
     sides = [rows] if symmetric else [rows, _Side(source, col_tree, row_tree, adjointly=True)]
-    allowed = max(rtol * _norm(diagonal, rows, rule), atol)
+    size = _norm(diagonal, rows, rule)
+    allowed = max(rtol * size, atol)
     couplings: list[NumpyArray] = []
     for level in range(depth, 0, -1):
         for side in sides:
@@ -64,7 +64,9 @@ def build(
             side.compress(level, tail, max_rank, rule)
             progress(1.0 / (depth * len(sides)))
         couplings.append(_couplings(source, sides[0], sides[-1], symmetric=symmetric))
-    return Parts(diagonal, sides[0].basis(), sides[-1].basis(), couplings[::-1])
+    row_basis = sides[0].basis()
+    col_basis = row_basis if symmetric else sides[-1].basis()
+    return Built(Generators(diagonal, row_basis, col_basis, tuple(couplings[::-1]), symmetric), size)
 
 
 def _leaf_blocks(source: EntrySource, row_tree: ClusterTree, col_tree: ClusterTree) -> NumpyArray:

@@ -33,6 +33,12 @@ class SamplingRule:
     nearest: int = 8
     ends: bool = False
 
+    @classmethod
+    def for_tolerance(cls, rtol: float) -> SamplingRule:
+        """What suffices for smooth kernels: one more sample a node for every five digits."""
+        digits = int(np.ceil(-np.log10(min(rtol, 0.1))))
+        return cls(per_node=2 + digits // 8 + (digits > 10), nearest=max(8, digits))
+
     def finer(self) -> SamplingRule:
         """The rule to try where this one was too coarse."""
         return SamplingRule(2 * self.per_node, 2 * self.nearest, ends=True)

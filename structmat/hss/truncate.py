@@ -64,9 +64,7 @@ def truncate(
     size = norm(g, orthonormal=True)
     if g.depth == 0:
         return g, 0.0, size
-    allowed = max(rtol * size, atol) / np.sqrt((1.0 if g.symmetric else 2.0) * g.depth)
-    if g.symmetric:  # what is cut from the one basis acts on rows and on columns
-        allowed /= np.sqrt(2.0)
+    allowed = max(rtol * size, atol) / np.sqrt(2.0 * g.depth)  # rows and columns, also where one basis is both
     rows, row_maps, row_square = _cut(g.row_basis, _weights(g), allowed, max_rank)
     cols, col_maps, col_square = (
         (rows, row_maps, row_square) if g.symmetric else _cut(g.col_basis, _weights(g.adjoint()), allowed, max_rank)

@@ -1,0 +1,252 @@
+"""StructuredMatrix: the contract of the four formats, and what a matrix gets for free from it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse.linalg as spla
+
+from . import _check
+from ._backend import is_numpy, like, namespace, to_numpy
+from ._typing import Array, NumpyArray
+from .certificate import Certificate
+from .exceptions import DeviceError, ShapeError
+from .tree import ClusterTree
+
+if TYPE_CHECKING:
+    import os
+
+__all__ = ["Factorization", "StructuredMatrix"]
+
+
+class _LinearOperator(spla.LinearOperator):  # type: ignore[misc]
+    """A real LinearOperator with block products (a duck-typed object would lose matmat in SciPy)."""
+
+    def __init__(self, shape: tuple[int, int], dtype: Any, forward: Any, backward: Any) -> None:
+        self._forward, self._backward = forward, backward
+        super().__init__(dtype=dtype, shape=shape)
+
+    def _matvec(self, x: NumpyArray) -> Any:
+        return self._forward(x.reshape(-1))
+
+    def _matmat(self, x: NumpyArray) -> Any:
+        return self._forward(x)
+
+    def _rmatvec(self, x: NumpyArray) -> Any:
+        return self._backward(x.reshape(-1))
+
+    def _rmatmat(self, x: NumpyArray) -> Any:
+        return self._backward(x)
+
+    def _adjoint(self) -> _LinearOperator:
+        return _LinearOperator((self.shape[1], self.shape[0]), self.dtype, self._backward, self._forward)
+
+
+class StructuredMatrix(ABC):
+    """A matrix in one of the hierarchical formats. Immutable.
+
+    A new format gives `_product`, `_oriented` and the abstract methods below; products with arrays from both sides,
+    transposes, operators for SciPy, traces and solving follow from them.
+    """
+
+    __array_ufunc__ = None  # numpy.ndarray @ A asks A
+    __array_priority__ = 1000.0
+
+    row_tree: ClusterTree
+    col_tree: ClusterTree
+    certificate: Certificate
+
+    # ----------------------------------------------------------------------- what a format gives
+
+    @property
+    @abstractmethod
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the entries."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes of everything that is stored."""
+
+    @property
+    @abstractmethod
+    def ranks(self) -> tuple[NumpyArray, ...]:
+        """True ranks of the row bases by level, from level 1."""
+
+    @property
+    @abstractmethod
+    def max_rank(self) -> int:
+        """The largest rank of any basis."""
+
+    @abstractmethod
+    def _product(self, x: Array, *, adjointly: bool, conjugated: bool) -> Array:
+        """A x, A^H x, conj(A) x or A^T x for leaf blocks x (leaves, size, k)."""
+
+    @abstractmethod
+    def _oriented(self, *, adjointly: bool, conjugated: bool) -> Any:
+        """The adjoint and/or the conjugate as a view."""
+
+    @abstractmethod
+    def factorize(self) -> Any:
+        """A factorisation that solves; see the format."""
+
+    @abstractmethod
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a file that `structmat.load` reads."""
+
+    # ------------------------------------------------------------------------------- for free
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of rows and columns."""
+        return self.row_tree.n, self.col_tree.n
+
+    @property
+    def ndim(self) -> int:
+        """Always 2."""
+        return 2
+
+    @property
+    def T(self) -> Any:
+        """The transpose, without copying the data."""
+        return self._oriented(adjointly=True, conjugated=True)
+
+    @property
+    def H(self) -> Any:
+        """The conjugate transpose, without copying the data."""
+        return self._oriented(adjointly=True, conjugated=False)
+
+    def conj(self) -> Any:
+        """The complex conjugate, without copying the data."""
+        return self._oriented(adjointly=False, conjugated=True)
+
+    def _apply(self, x: Any, *, adjointly: bool, conjugated: bool = False) -> Array:
+        source, target = (self.row_tree, self.col_tree) if adjointly else (self.col_tree, self.row_tree)
+        array = _check.operand(x, source.n, self.shape, side="rows" if adjointly else "columns")
+        xp = namespace(array)
+        columns = xp.reshape(array, (source.n, 1)) if array.ndim == 1 else array
+        result = target.from_leaves(
+            self._product(source.to_leaves(columns), adjointly=adjointly, conjugated=conjugated)
+        )
+        return xp.reshape(result, (target.n,)) if array.ndim == 1 else result
+
+    def matvec(self, x: Any) -> Array:
+        """A @ x for a vector (n,)."""
+        return self._apply(x, adjointly=False)
+
+    def matmat(self, x: Any) -> Array:
+        """A @ X for a block of vectors (n, k)."""
+        return self._apply(x, adjointly=False)
+
+    def rmatvec(self, x: Any) -> Array:
+        """A^H @ x for a vector (m,)."""
+        return self._apply(x, adjointly=True)
+
+    def rmatmat(self, x: Any) -> Array:
+        """A^H @ X for a block of vectors (m, k)."""
+        return self._apply(x, adjointly=True)
+
+    def __matmul__(self, other: Any) -> Any:
+        if isinstance(other, StructuredMatrix):
+            return self._times(other)
+        return self._apply(other, adjointly=False)
+
+    def __rmatmul__(self, other: Any) -> Array:
+        """x @ A for x (m,) or (k, m)."""
+        array = other if not isinstance(other, (list, tuple)) else np.asarray(other)
+        if array.ndim not in (1, 2):
+            raise ShapeError(f"x must be 1-D or 2-D, but it has {array.ndim} dimensions")
+        if array.shape[-1] != self.shape[0]:
+            raise ShapeError(f"x has {array.shape[-1]} columns, but A has {self.shape[0]} rows (A.shape = {self.shape})")
+        if array.ndim == 1:
+            return self._apply(array, adjointly=True, conjugated=True)
+        return self._apply(array.T, adjointly=True, conjugated=True).T
+
+    def _times(self, other: StructuredMatrix) -> Any:
+        raise TypeError(f"the product of {type(self).__name__} and {type(other).__name__} is not defined; convert one")
+
+    def aslinearoperator(self) -> spla.LinearOperator:
+        """The matrix as a `scipy.sparse.linalg.LinearOperator`, with adjoint and block products."""
+        return _LinearOperator(
+            self.shape, self.dtype, lambda x: self._apply(x, adjointly=False), lambda x: self._apply(x, adjointly=True)
+        )
+
+    def to_dense(self) -> NumpyArray:
+        """The dense array, (m, n)."""
+        eye = np.eye(self.shape[1], dtype=self.dtype)
+        out = np.empty(self.shape, dtype=self.dtype)
+        for k in range(0, self.shape[1], 256):
+            out[:, k : k + 256] = self @ eye[:, k : k + 256]
+        return out
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NumpyArray:
+        if copy is False:
+            raise ValueError("a structured matrix cannot become a dense array without a copy")
+        return self.to_dense().astype(dtype or self.dtype, copy=False)
+
+    def trace(self) -> Any:
+        """The sum of the diagonal of a square matrix."""
+        return self.diagonal().sum()
+
+    @abstractmethod
+    def diagonal(self) -> NumpyArray:
+        """The main diagonal."""
+
+    def _require_square(self, what: str) -> None:
+        if self.shape[0] != self.shape[1]:
+            raise ShapeError(f"{what} needs a square matrix, but A.shape = {self.shape}; see lstsq for tall ones")
+
+    def to_device(self, device: str) -> Any:
+        """This matrix with its data on `device`, "cpu" or "gpu"."""
+        from ._backend import device_namespace
+
+        xp = device_namespace(device)
+        return self._with_arrays(lambda a: to_numpy(a) if xp is np else xp.asarray(a))
+
+    def _with_arrays(self, function: Any) -> Any:
+        raise DeviceError(f"{type(self).__name__} cannot move between devices")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+
+class Factorization(ABC):
+    """What a factorisation offers: solve with the matrix and with its adjoint, determinant, inverse."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+
+    @abstractmethod
+    def _solve_block(self, b: NumpyArray, *, adjointly: bool) -> NumpyArray:
+        """Solutions for checked right-hand sides (n, k)."""
+
+    @abstractmethod
+    def slogdet(self) -> tuple[Any, float]:
+        """Sign (or phase) and logarithm of the absolute value of the determinant."""
+
+    def solve(self, b: Any) -> Any:
+        """Solve A x = b; b (n,) or (n, k), in the user's ordering."""
+        return self._solve(b, adjointly=False)
+
+    def solve_adjoint(self, b: Any) -> Any:
+        """Solve A^H x = b; b (n,) or (n, k)."""
+        return self._solve(b, adjointly=True)
+
+    def _solve(self, b: Any, *, adjointly: bool) -> Any:
+        array = _check.operand(b, self.shape[0], self.shape, side="rows", name="b")
+        host = _check.finite_operand(to_numpy(array), "b")
+        if host.dtype.kind == "c" and self.dtype.kind != "c":  # a real factorisation solves two real systems
+            columns = host.reshape(len(host), -1)
+            both = self._solve_block(np.concatenate([columns.real, columns.imag], axis=1), adjointly=adjointly)
+            half = columns.shape[1]
+            x = (both[:, :half] + 1j * both[:, half:]).reshape(host.shape)
+        else:
+            columns = host.reshape(len(host), -1).astype(np.result_type(host.dtype, self.dtype), copy=False)
+            x = self._solve_block(columns, adjointly=adjointly).reshape(host.shape)
+        return x if is_numpy(array) else like(x, array)
+
+    def aslinearoperator(self) -> spla.LinearOperator:
+        """A^-1 as a `LinearOperator`: a preconditioner for the Krylov solvers of SciPy and PyAMG."""
+        return _LinearOperator(self.shape, self.dtype, self.solve, self.solve_adjoint)

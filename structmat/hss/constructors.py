@@ -1,0 +1,500 @@
+"""The constructors of HSSMatrix: checks at the door, then the builders of this folder."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _check
+from .._typing import Entries, Kernel, NumpyArray, RandomLike
+from ..blocks import NestedBasis
+from ..certificate import Certificate, exact
+from ..exceptions import ShapeError, StructureWarning, SymmetryError, TreeMismatchError
+from ..sources import EntrySource, KernelSource, OperatorSource
+from ..tree import ClusterTree, as_tree_pair
+from . import arithmetic, dense, interpolative
+from .certify import by_entries
+from .generators import Generators
+from .sampling import SamplingRule
+
+if TYPE_CHECKING:
+    from .matrix import HSSMatrix
+
+TreeLike = ClusterTree | tuple[ClusterTree, ClusterTree] | None
+Progress = Callable[[float], None] | None
+
+# attempts with ever finer sampling before the tolerance is declared out of reach
+ATTEMPTS = 3
+
+
+class HSSConstructors:
+    """Ways to build an HSS matrix. All take `rtol`, relative to the Frobenius norm of the whole matrix."""
+
+    @classmethod
+    def from_dense(
+        cls, a: Any, tree: TreeLike = None, *, rtol: float = 1e-8, atol: float = 0.0, max_rank: int | None = None,
+        symmetric: bool = False,
+    ) -> HSSMatrix:  # fmt: skip
+        """Compress a dense array.
+
+        Parameters
+        ----------
+        a : (m, n) array_like
+            Finite; float32, float64, complex64 or complex128 (integers become float64).
+        tree : ClusterTree or pair of them, optional
+            Default: balanced, leaves of at most 64 indices.
+        rtol, atol : float
+            Allowed Frobenius error, relative to the norm of `a` or absolute; the larger one counts. Guaranteed.
+        max_rank : int, optional
+            No rank exceeds this; an `AccuracyWarning` says so where the tolerance then is not met.
+        symmetric : bool
+            `a` is Hermitian (checked): one basis and half of the couplings are stored.
+
+        Notes
+        -----
+        Cost O(n^2 k) time and O(n^2) memory.
+
+        Examples
+        --------
+        >>> import numpy as np, structmat as sm
+        >>> x = np.linspace(0, 1, 500)
+        >>> A = sm.HSSMatrix.from_dense(np.exp(-abs(x[:, None] - x)), rtol=1e-10)
+        >>> A.max_rank, A.certificate.met
+        (1, True)
+        """
+        array = _check.matrix(a, "a")
+        row_tree, col_tree = as_tree_pair(tree, array.shape)
+        tolerance, cap = _tolerances(rtol, atol, max_rank)
+        if symmetric:
+            _require_hermitian(array, row_tree, col_tree)
+        size = float(np.linalg.norm(array))
+        allowed = max(tolerance * size, atol)
+        # a cheap pivoted compression to half of the error, then optimal truncation with the other half
+        g, error = dense.compress(
+            array, row_tree, col_tree, tail=0.7 * allowed, max_rank=None, symmetric=symmetric
+        )
+        from .truncate import truncate
+
+        cut, more, _ = truncate(g, rtol=0.0, atol=0.7 * allowed, max_rank=cap)
+        eps = float(np.finfo(array.dtype).eps)
+        bound = max(float(np.hypot(error, more)) / size if size > 0 else 0.0, eps)
+        certificate = Certificate(
+            max(tolerance, atol / size if size > 0 else 0.0, 32 * eps), bound, bound, 1.0, "guaranteed by truncation",
+            entries=array.size,
+        )  # fmt: skip
+        return _finished(cut, row_tree, col_tree, certificate, capped=cap is not None)
+
+    @classmethod
+    def from_entries(
+        cls, entries: Entries, tree: TreeLike, *, rtol: float = 1e-8, atol: float = 0.0, max_rank: int | None = None,
+        symmetric: bool = False, dtype: Any = None, rng: RandomLike = 0, progress: Progress = None,
+    ) -> HSSMatrix:  # fmt: skip
+        """Compress a matrix known by its entries, O(n k) of which are evaluated.
+
+        Parameters
+        ----------
+        entries : callable
+            `entries(i, j) -> (len(i), len(j))` array, for int arrays i and j in the user's ordering.
+        tree : ClusterTree or pair of them
+            The geometry of a tree built from points tells near from far; else the distance of indices does.
+        rtol, atol, max_rank, symmetric
+            As in `from_dense`. The error is estimated from entries that were not used in building; see `certificate`.
+        dtype : dtype, optional
+            Default: that of the values.
+        rng : seed or numpy.random.Generator
+            For the entries that check the result.
+        progress : callable, optional
+            Called with the share of the work just done.
+
+        Notes
+        -----
+        Cost O(n k^2) time and O(n k) memory; the dense matrix is never formed.
+
+        Examples
+        --------
+        >>> import structmat as sm
+        >>> tree = sm.ClusterTree.balanced(3000)
+        >>> A = sm.HSSMatrix.from_entries(lambda i, j: 1 / (abs(i[:, None] - j) + 1), tree, rtol=1e-6)
+        >>> A.certificate.met
+        True
+        """
+        if tree is None:
+            raise TypeError("from_entries needs a tree: it tells the size of the matrix (ClusterTree.balanced(n))")
+        row_tree, col_tree = as_tree_pair(tree, _shape_of(tree))
+        source = EntrySource(entries, (row_tree.n, col_tree.n), dtype)
+        return _from_source(source, row_tree, col_tree, rtol, atol, max_rank, symmetric, rng, progress)
+
+    @classmethod
+    def from_kernel(
+        cls, kernel: Kernel, points: Any, tree: TreeLike = None, *, column_points: Any = None, rtol: float = 1e-8,
+        atol: float = 0.0, max_rank: int | None = None, symmetric: bool = False, leaf_size: int = 64,
+        rng: RandomLike = 0, progress: Progress = None,
+    ) -> HSSMatrix:  # fmt: skip
+        """Compress the matrix of a kernel function on points.
+
+        Parameters
+        ----------
+        kernel : callable
+            `kernel(x, y) -> (len(x), len(y))` array, or an object of `structmat.kernelfunctions`. It receives rows of
+            `points` as they were given: (m,) arrays for points (n,), (m, d) arrays for points (n, d).
+        points : (n,) or (n, d) array
+            Coordinates, in the user's ordering.
+        tree : ClusterTree or pair of them, optional
+            Default: from the points, with leaves of at most `leaf_size`.
+        column_points : array, optional
+            Other points for the columns: a rectangular matrix.
+        rtol, atol, max_rank, symmetric, rng, progress
+            As in `from_entries`.
+
+        Notes
+        -----
+        Interpolative decompositions against proxy points: actual points, dense nearby and ever sparser further away.
+        Cost O(n k^2) time and O(n k) memory in one dimension and on curves; on surfaces and in volumes the ranks of this
+        format grow with n.
+
+        Examples
+        --------
+        >>> import numpy as np, structmat as sm
+        >>> x = np.random.default_rng(0).random(2000)
+        >>> A = sm.HSSMatrix.from_kernel(lambda x, y: np.exp(-abs(x[:, None] - y)), x, rtol=1e-8, symmetric=True)
+        >>> A.certificate.met
+        True
+        """
+        rows = _check.points(points)
+        cols = rows if column_points is None else _check.points(column_points, "column_points")
+        if rows.ndim != cols.ndim or rows.shape[1:] != cols.shape[1:]:
+            raise ShapeError(
+                f"points and column_points must have one dimension, but their shapes are {rows.shape} and {cols.shape}"
+            )
+        if symmetric and column_points is not None:
+            raise SymmetryError("symmetric=True needs the same points for rows and columns; leave column_points out")
+        source = KernelSource(kernel, rows, cols)
+        row_tree, col_tree = _kernel_trees(tree, rows, cols, leaf_size, same=column_points is None)
+        return _from_source(source, row_tree, col_tree, rtol, atol, max_rank, symmetric, rng, progress)
+
+    @classmethod
+    def from_operator(
+        cls, op: Any, tree: TreeLike = None, *, rtol: float = 1e-8, max_rank: int | None = None, symmetric: bool = False,
+        fresh: bool = False, noise: float = 0.0, leaf_size: int = 64, max_probes: int | None = None,
+        rng: RandomLike = 0, progress: Progress = None,
+    ) -> HSSMatrix:  # fmt: skip
+        """Compress a matrix known by its products only.
+
+        Parameters
+        ----------
+        op : object
+            With `shape` and `matmat`/`rmatmat` or `matvec`/`rmatvec` (a SciPy LinearOperator, a PyLops operator, ..).
+        tree : ClusterTree or pair of them, optional
+            Default: balanced, leaves of at most `leaf_size`.
+        rtol, max_rank
+            As in `from_dense`; the error is estimated from 10 independent probes, see `certificate`.
+        symmetric : bool
+            The operator is Hermitian (tested on the probes): only products with A are used, half as many.
+        fresh : bool
+            New probes for each level: quasi-optimal with proof, at depth times the products.
+        noise : float
+            Relative error of the products, where known; a tolerance below 5 times it is refused.
+        max_probes : int, optional
+            Never use more probes than this for building; where they do not suffice, an `AccuracyWarning` says so.
+
+        Notes
+        -----
+        The number of probes adapts: where a level needs more than there are, they are added and the levels redone. Cost
+        O(leaf_size + k) products and O(n (leaf_size + k)^2) work.
+
+        Examples
+        --------
+        >>> import numpy as np, scipy.sparse.linalg as spla, structmat as sm
+        >>> G = np.minimum.outer(np.arange(1, 513), np.arange(1, 513)) / 512
+        >>> A = sm.HSSMatrix.from_operator(spla.aslinearoperator(G), leaf_size=32, rtol=1e-9)
+        >>> A.certificate.met, A.max_rank
+        (True, 1)
+        """
+        from .from_products import from_operator
+
+        source = OperatorSource(op, symmetric=symmetric)
+        row_tree, col_tree = as_tree_pair(tree, source.shape, leaf_size=leaf_size)
+        tolerance, cap = _tolerances(rtol, 0.0, max_rank)
+        if noise and tolerance < 5.0 * noise:
+            raise ValueError(
+                f"rtol = {tolerance:.3g} is below what products with relative error noise = {noise:.3g} can give; "
+                f"ask for rtol >= {5 * noise:.3g}"
+            )
+        if symmetric:
+            _require_one_tree(row_tree, col_tree)
+        generators, certificate = from_operator(
+            source, row_tree, col_tree, rtol=tolerance, max_rank=cap, symmetric=symmetric, fresh=fresh,
+            max_probes=max_probes, rng=_check.generator(rng), progress=progress or _silent,
+        )  # fmt: skip
+        return _finished(generators, row_tree, col_tree, certificate, capped=cap is not None or max_probes is not None)
+
+    @classmethod
+    def from_samples(
+        cls, inputs: Any, outputs: Any, tree: TreeLike = None, *, rank: int, adjoint_inputs: Any = None,
+        adjoint_outputs: Any = None, symmetric: bool = False, rtol: float = 1e-12, leaf_size: int | None = None,
+    ) -> HSSMatrix:  # fmt: skip
+        """Recover a matrix from recorded pairs: outputs = A @ inputs, adjoint_outputs = A^H @ adjoint_inputs.
+
+        Parameters
+        ----------
+        inputs : (n, s) array
+            Inputs, one a column. They must span enough: random ones do, smooth ones do not.
+        outputs : (m, s) array
+            What the matrix makes of them.
+        tree : ClusterTree or pair of them, optional
+            Default: the deepest balanced one whose leaves the samples can resolve (or leaves of `leaf_size`).
+        rank : int
+            Largest rank of the off-diagonal blocks; smaller ones are found.
+        adjoint_inputs, adjoint_outputs : (m, s'), (n, s') arrays
+            Needed unless `symmetric`.
+        symmetric : bool
+            The matrix is Hermitian; samples that contradict it raise `SymmetryError`.
+        rtol : float
+            The relative error down to which ranks are resolved.
+
+        Returns
+        -------
+        HSSMatrix
+            Its certificate's `details` are the identifiability report: samples given and needed, how many more the tree
+            needs, whether they span, how well they determine the matrix, deviation from symmetry, and the residual on the
+            samples.
+
+        Raises
+        ------
+        TooFewSamplesError
+            When the samples cannot determine the matrix on this tree; the message says how many more it takes.
+
+        Examples
+        --------
+        >>> import numpy as np, structmat as sm
+        >>> n = 256
+        >>> i = np.arange(1, n + 1) / (n + 1)
+        >>> G = np.minimum.outer(i, i) * (1 - np.maximum.outer(i, i))
+        >>> F = np.random.default_rng(0).standard_normal((n, 12))
+        >>> A = sm.HSSMatrix.from_samples(F, G @ F, rank=2, leaf_size=8, symmetric=True)
+        >>> bool(np.linalg.norm(A.to_dense() - G) < 1e-11 * np.linalg.norm(G))
+        True
+        """
+        from .from_products import from_samples
+
+        pairs = _sample_arrays(inputs, outputs, adjoint_inputs, adjoint_outputs, symmetric)
+        rank = _check.positive_integer(rank, "rank")
+        shape = (pairs[1].shape[0], pairs[0].shape[0])
+        if tree is None and leaf_size is None:
+            leaf_size = max(1, min(64, min(p.shape[1] for p in pairs) - rank - 1))
+        row_tree, col_tree = as_tree_pair(tree, shape, leaf_size=leaf_size or 64)
+        if symmetric:
+            _require_one_tree(row_tree, col_tree)
+        generators, certificate = from_samples(
+            pairs, row_tree, col_tree, rank=rank, symmetric=symmetric, rtol=_check.tolerance(rtol)
+        )
+        return _finished(generators, row_tree, col_tree, certificate, capped=True)
+
+    # --------------------------------------------------------------------------- exact constructions
+
+    @classmethod
+    def from_low_rank(cls, u: Any, v: Any, tree: TreeLike = None, *, symmetric: bool = False) -> HSSMatrix:
+        """U V^H for U (m, r) and V (n, r), exactly; with `symmetric`, U U^H (V must be U)."""
+        left = _check.matrix(u, "u") if np.size(u) else np.asarray(u, dtype=np.float64)
+        right = left if v is u or v is None else _check.matrix(v, "v") if np.size(v) else np.asarray(v, np.float64)
+        if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
+            raise ShapeError(f"u (m, r) and v (n, r) must have the same r, but their shapes are {left.shape} and {right.shape}")
+        if symmetric and right is not left and not np.array_equal(left, right):
+            raise SymmetryError("symmetric=True stands for U U^H, but v differs from u")
+        row_tree, col_tree = as_tree_pair(tree, (left.shape[0], right.shape[0]))
+        dtype = np.result_type(left, right)
+        blocks = [t.to_leaves(f.astype(dtype, copy=False)) for t, f in ((row_tree, left), (col_tree, right))]
+        g = arithmetic.low_rank(blocks[0], blocks[1], symmetric=symmetric)
+        return _finished(g, row_tree, col_tree, exact(0.0, float(np.finfo(dtype).eps)))
+
+    @classmethod
+    def zeros(cls, tree: TreeLike, dtype: Any = np.float64, *, symmetric: bool = False) -> HSSMatrix:
+        """The zero matrix, of rank 0."""
+        row_tree, col_tree = as_tree_pair(tree, _shape_of(tree))
+        kind = _check.supported_dtype(dtype)
+        rows = _empty_basis(row_tree, kind)
+        g = Generators(
+            np.zeros((row_tree.leaf_count, row_tree.leaf_size, col_tree.leaf_size), dtype=kind),
+            rows,
+            rows if symmetric else _empty_basis(col_tree, kind),
+            tuple(
+                np.zeros((2 ** (level - int(symmetric)), 0, 0), dtype=kind) for level in range(1, row_tree.depth + 1)
+            ),
+            symmetric,
+        )
+        return _finished(g, row_tree, col_tree, exact(0.0, float(np.finfo(kind).eps)))
+
+    @classmethod
+    def from_diagonal(cls, d: Any, tree: TreeLike = None) -> HSSMatrix:
+        """diag(d) for a vector d (n,); stored as Hermitian where d is real."""
+        values = _check.vector(d, "d")
+        if values.size == 0:
+            raise ShapeError("d is empty; a matrix needs at least one row")
+        row_tree, col_tree = as_tree_pair(tree, (values.size, values.size))
+        return cls.zeros((row_tree, col_tree), values.dtype, symmetric=values.dtype.kind != "c").add_diagonal(values)
+
+    @classmethod
+    def identity(cls, tree: TreeLike, dtype: Any = np.float64) -> HSSMatrix:
+        """The identity matrix."""
+        row_tree, col_tree = as_tree_pair(tree, _shape_of(tree))
+        return cls.zeros((row_tree, col_tree), dtype, symmetric=True).add_diagonal(1.0)
+
+
+def _silent(_share: float) -> None:
+    """No progress is shown unless asked for."""
+
+
+def _shape_of(tree: Any) -> tuple[int, int]:
+    if isinstance(tree, ClusterTree):
+        return tree.n, tree.n
+    if isinstance(tree, (tuple, list)) and len(tree) == 2 and all(isinstance(t, ClusterTree) for t in tree):
+        return tree[0].n, tree[1].n
+    raise TypeError(f"tree must be a ClusterTree or a pair of them, but it is {tree!r}")
+
+
+def _tolerances(rtol: float, atol: float, max_rank: int | None) -> tuple[float, int | None]:
+    _check.tolerance(atol, "atol")
+    cap = None if max_rank is None else _check.positive_integer(max_rank, "max_rank", minimum=0)
+    return _check.tolerance(rtol), cap
+
+
+def _require_one_tree(row_tree: ClusterTree, col_tree: ClusterTree) -> None:
+    if row_tree is not col_tree and row_tree != col_tree:
+        raise TreeMismatchError("symmetric=True needs one tree for rows and columns")
+
+
+def _require_hermitian(a: NumpyArray, row_tree: ClusterTree, col_tree: ClusterTree) -> None:
+    if a.shape[0] != a.shape[1]:
+        raise SymmetryError(f"symmetric=True needs a square matrix, but its shape is {a.shape}")
+    _require_one_tree(row_tree, col_tree)
+    gap = float(np.linalg.norm(a - a.conj().T))
+    size = float(np.linalg.norm(a))
+    if gap > 100 * np.finfo(a.dtype).eps * size:
+        raise SymmetryError(
+            f"symmetric=True, but ||A - A^H|| / ||A|| = {gap / size:.2e}; leave symmetric out or pass (A + A^H) / 2"
+        )
+
+
+def _kernel_trees(
+    tree: TreeLike, rows: NumpyArray, cols: NumpyArray, leaf_size: int, *, same: bool
+) -> tuple[ClusterTree, ClusterTree]:
+    if tree is not None:
+        return as_tree_pair(tree, (len(rows), len(cols)))
+    row_tree = ClusterTree.from_points(rows, leaf_size)
+    if same:
+        return row_tree, row_tree
+    depth = min(row_tree.depth, ClusterTree.balanced(len(cols), leaf_size).depth)
+    if depth != row_tree.depth:
+        row_tree = ClusterTree.from_points(rows, leaf_size, depth=depth)
+    return row_tree, ClusterTree.from_points(cols, leaf_size, depth=depth)
+
+
+def _from_source(
+    source: EntrySource, row_tree: ClusterTree, col_tree: ClusterTree, rtol: float, atol: float, max_rank: int | None,
+    symmetric: bool, rng: RandomLike, progress: Progress,
+) -> HSSMatrix:  # fmt: skip
+    """Build, check on entries not used, and build again with finer sampling until the check passes."""
+    tolerance, cap = _tolerances(rtol, atol, max_rank)
+    if symmetric:
+        if source.shape[0] != source.shape[1]:
+            raise SymmetryError(f"symmetric=True needs a square matrix, but its shape is {source.shape}")
+        _require_one_tree(row_tree, col_tree)
+        _require_hermitian_entries(source, _check.generator(rng))
+    eps = float(np.finfo(source.dtype).eps)
+    rule, share = SamplingRule.for_tolerance(max(tolerance, eps)), 1.0
+    best: HSSMatrix | None = None
+    for _attempt in range(ATTEMPTS):
+        parts = interpolative.build(
+            source, row_tree, col_tree, rtol=share * tolerance, atol=share * atol, max_rank=cap, symmetric=symmetric,
+            rule=rule, progress=progress or _silent,
+        )  # fmt: skip
+        candidate = _unchecked(parts.generators, row_tree, col_tree)
+        asked = max(tolerance, atol / parts.norm if parts.norm > 0 else 0.0)
+        candidate.certificate = by_entries(
+            candidate, source, asked=asked, norm=parts.norm, rng=_check.generator(rng)
+        )
+        if best is None or candidate.certificate.upper_bound < best.certificate.upper_bound:
+            best = candidate
+        c = best.certificate
+        if c.met or (cap is not None and best.max_rank >= cap) or candidate.nbytes > 2 * _dense_bytes(candidate):
+            break
+        rule, share = rule.finer(), 0.5 * share
+    assert best is not None
+    return _finished(best.generators, row_tree, col_tree, best.certificate, capped=cap is not None)
+
+
+def _require_hermitian_entries(source: EntrySource, rng: np.random.Generator) -> None:
+    pick = np.unique(rng.integers(0, source.shape[0], 64))
+    block = source.block(pick, pick)
+    gap, size = float(np.linalg.norm(block - block.conj().T)), float(np.linalg.norm(block))
+    if gap > 1e4 * np.finfo(source.dtype).eps * size:
+        raise SymmetryError(
+            f"symmetric=True, but on sampled entries ||A - A^H|| / ||A|| = {gap / size:.2e}; leave symmetric out"
+        )
+
+
+def _dense_bytes(a: HSSMatrix) -> int:
+    return a.shape[0] * a.shape[1] * a.dtype.itemsize
+
+
+def _empty_basis(tree: ClusterTree, dtype: np.dtype[Any]) -> NestedBasis:
+    arrays = tuple(
+        np.zeros((2**level, tree.leaf_size if level == tree.depth else 0, 0), dtype=dtype)
+        for level in range(1, tree.depth + 1)
+    )
+    return NestedBasis(arrays, tuple(np.zeros(2**level, dtype=np.int64) for level in range(1, tree.depth + 1)))
+
+
+_PLACEHOLDER: Certificate = exact(0.0, 1.0, "not yet checked")
+
+
+def _unchecked(g: Generators, row_tree: ClusterTree, col_tree: ClusterTree) -> HSSMatrix:
+    from .matrix import HSSMatrix
+
+    return HSSMatrix(g, row_tree, col_tree, _PLACEHOLDER)
+
+
+def _finished(
+    g: Generators, row_tree: ClusterTree, col_tree: ClusterTree, certificate: Certificate, *, capped: bool = False
+) -> HSSMatrix:
+    """The matrix, with the warnings that it deserves."""
+    result = _unchecked(g, row_tree, col_tree)
+    result.certificate = certificate
+    remedy = "raise max_rank or the number of samples" if capped else "look at A.summary(): is there structure?"
+    certificate.warn_if_not_met(remedy, stacklevel=5)
+    if result.nbytes > 1.5 * _dense_bytes(result) and row_tree.depth >= 2:
+        warnings.warn(
+            f"the matrix has no HSS structure to speak of at this tolerance: {result.nbytes / 1e6:.3g} MB with ranks up to "
+            f"{result.max_rank}, against {_dense_bytes(result) / 1e6:.3g} MB as a dense array; use a dense array, a larger "
+            "rtol or another ordering (ClusterTree.from_points)",
+            StructureWarning,
+            stacklevel=4,
+        )
+    return result
+
+
+def _sample_arrays(
+    inputs: Any, outputs: Any, adjoint_inputs: Any, adjoint_outputs: Any, symmetric: bool
+) -> tuple[NumpyArray, ...]:
+    f, u = _check.matrix(inputs, "inputs"), _check.matrix(outputs, "outputs")
+    if f.shape[1] != u.shape[1]:
+        raise ShapeError(f"inputs and outputs must have as many columns, but their shapes are {f.shape} and {u.shape}")
+    if symmetric:
+        if f.shape != u.shape:
+            raise SymmetryError(f"symmetric=True needs a square matrix, but the samples are {f.shape} and {u.shape}")
+        return f, u
+    if adjoint_inputs is None or adjoint_outputs is None:
+        raise TypeError(
+            "from_samples needs adjoint_inputs and adjoint_outputs (pairs of the adjoint), or symmetric=True for a "
+            "Hermitian matrix; products with A alone do not determine it"
+        )
+    g, w = _check.matrix(adjoint_inputs, "adjoint_inputs"), _check.matrix(adjoint_outputs, "adjoint_outputs")
+    if g.shape[1] != w.shape[1] or g.shape[0] != u.shape[0] or w.shape[0] != f.shape[0]:
+        raise ShapeError(
+            f"adjoint_inputs must be ({u.shape[0]}, s) and adjoint_outputs ({f.shape[0]}, s), but their shapes are "
+            f"{g.shape} and {w.shape}"
+        )
+    return f, u, g, w

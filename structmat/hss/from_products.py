@@ -1,0 +1,326 @@
+"""The drivers of block nullification: how many samples, when to draw more, how to check; operators and records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._typing import NumpyArray
+from ..certificate import Certificate
+from ..exceptions import SymmetryError, TooFewSamplesError
+from ..sources import OperatorSource
+from ..tree import ClusterTree
+from .certify import CONFIDENCE, by_probes, probe_factor
+from .generators import Generators
+from .sketched import OVERSAMPLING, Level, Samples, Starved, assemble, process_level, rise, root_block
+
+CHECK_PROBES = 10
+ROUNDS = 4
+
+
+class _Recorder:
+    """Draws Gaussian probes, keeps the products, and gives them out as leaf blocks."""
+
+    def __init__(
+        self, source: OperatorSource, row_tree: ClusterTree, col_tree: ClusterTree, rng: np.random.Generator, symmetric: bool
+    ) -> None:
+        self.source, self.rng, self.symmetric = source, rng, symmetric
+        self.row_tree, self.col_tree = row_tree, col_tree
+        self.parts: list[Samples] = []
+
+    def gaussian(self, rows: int, count: int) -> NumpyArray:
+        real = np.float32 if self.source.dtype in (np.float32, np.complex64) else np.float64
+        x = self.rng.standard_normal((rows, count), dtype=real)
+        if self.source.dtype.kind == "c":
+            x = (x + 1j * self.rng.standard_normal((rows, count), dtype=real)) / np.sqrt(2.0)
+        return x.astype(self.source.dtype, copy=False)
+
+    def draw(self, count: int) -> Samples:
+        """`count` new samples as (leaves, size, count) blocks."""
+        dtype = self.source.dtype
+
+        def leaves(tree: ClusterTree, x: NumpyArray) -> NumpyArray:
+            return np.ascontiguousarray(tree.to_leaves(x.astype(dtype, copy=False)))
+
+        x = self.gaussian(self.source.shape[1], count)
+        y = leaves(self.row_tree, self.source.matmat(x))
+        omega = leaves(self.col_tree, x)
+        if self.symmetric:
+            return Samples(omega, y, omega, y)
+        x = self.gaussian(self.source.shape[0], count)
+        z = leaves(self.col_tree, self.source.rmatmat(x))
+        return Samples(omega, y, leaves(self.row_tree, x), z)
+
+
+def _joined(a: Samples | None, b: Samples) -> Samples:
+    if a is None:
+        return b
+    omega, y = (np.concatenate(pair, axis=2) for pair in ((a.omega, b.omega), (a.y, b.y)))
+    if a.symmetric:
+        return Samples(omega, y, omega, y)
+    psi, z = (np.concatenate(pair, axis=2) for pair in ((a.psi, b.psi), (a.z, b.z)))
+    return Samples(omega, y, psi, z)
+
+
+def _with_padding(samples: Samples, row_tree: ClusterTree, col_tree: ClusterTree, rng: np.random.Generator) -> Samples:
+    """Random numbers in the padding of shorter leaves' inputs, as if the matrix were zero there: blocks keep full rank."""
+    if not (row_tree.is_padded or col_tree.is_padded):
+        return samples
+
+    def filled(a: NumpyArray, tree: ClusterTree) -> NumpyArray:
+        short = np.flatnonzero(tree.sizes(tree.depth) < tree.leaf_size)
+        out = np.array(a)
+        out[short, -1, :] = rng.standard_normal((len(short), a.shape[2]))
+        return out
+
+    omega = filled(samples.omega, col_tree)
+    if samples.symmetric:
+        return Samples(omega, samples.y, omega, samples.y)
+    return Samples(omega, samples.y, filled(samples.psi, row_tree), samples.z)
+
+
+def from_operator(
+    source: OperatorSource,
+    row_tree: ClusterTree,
+    col_tree: ClusterTree,
+    *,
+    rtol: float,
+    max_rank: int | None,
+    symmetric: bool,
+    fresh: bool,
+    max_probes: int | None,
+    rng: np.random.Generator,
+    progress: Any,
+) -> tuple[Generators, Certificate]:
+    """Build with as many probes as the levels turn out to need, then check on independent ones."""
+    recorder = _Recorder(source, row_tree, col_tree, rng, symmetric)
+    check = recorder.gaussian(source.shape[1], CHECK_PROBES)
+    exact = source.matmat(check).astype(source.dtype, copy=False)
+    norm = float(np.linalg.norm(exact)) / np.sqrt(CHECK_PROBES)
+    if symmetric:
+        _require_hermitian_products(check, exact)
+    eps = float(np.finfo(source.dtype).eps)
+    limit = min(source.shape) if max_probes is None else min(max_probes, *source.shape)
+    needed = 2 * max(row_tree.leaf_size, col_tree.leaf_size)
+    samples: Samples | None = None
+    share, best = 1.0 / probe_factor(CHECK_PROBES), None
+    for _round in range(ROUNDS):
+        allowed = max(share * rtol, 2 * eps) * norm
+        g, samples, needed = _adaptive(recorder, samples, needed, limit, allowed, max_rank, fresh, progress)
+        certificate = _verified(g, recorder, check, exact, rtol, source, samples)
+        if best is None or certificate.upper_bound < best[1].upper_bound:
+            best = g, certificate
+        capped = max_rank is not None and max(g.row_basis.max_rank, g.col_basis.max_rank) >= max_rank
+        if certificate.met or capped or needed >= limit:
+            break
+        needed, share = min(limit, int(1.5 * needed)), 0.5 * share
+    assert best is not None
+    return best
+
+
+def _verified(
+    g: Generators, recorder: _Recorder, check: NumpyArray, exact: NumpyArray, rtol: float, source: OperatorSource,
+    samples: Samples | None,
+) -> Certificate:  # fmt: skip
+    from .constructors import _unchecked
+
+    a = _unchecked(g, recorder.row_tree, recorder.col_tree)
+    count = 0 if samples is None else samples.count
+    return by_probes(a, check, exact, asked=rtol, norm=None, products=source.products, samples=count)
+
+
+def _require_hermitian_products(x: NumpyArray, y: NumpyArray) -> None:
+    """X^H A X must be Hermitian."""
+    form = x.conj().T @ y
+    gap, size = float(np.linalg.norm(form - form.conj().T)), float(np.linalg.norm(form))
+    if gap > 1e-5 * size and gap > 1e4 * np.finfo(y.dtype).eps * float(np.linalg.norm(x) * np.linalg.norm(y)):
+        raise SymmetryError(
+            f"symmetric=True, but the operator is not Hermitian: X^H A X differs from its adjoint by {gap / size:.1e} for "
+            "random X; leave symmetric out (products with the adjoint are then needed)"
+        )
+
+
+def _adaptive(
+    recorder: _Recorder, samples: Samples | None, needed: int, limit: int, allowed: float, max_rank: int | None,
+    fresh: bool, progress: Any,
+) -> tuple[Generators, Samples | None, int]:  # fmt: skip
+    """One pass over the levels that suffices: grown wherever a level starves."""
+    if recorder.row_tree.depth == 0:
+        return _single_block(recorder), samples, needed
+    while True:
+        needed = min(needed, limit)
+        have = 0 if samples is None else samples.count
+        if needed > have and not fresh:
+            new = recorder.draw(needed - have)
+            samples = _joined(samples, _with_padding(new, recorder.row_tree, recorder.col_tree, recorder.rng))
+        try:
+            g = _all_levels(recorder, samples, needed, allowed, max_rank, needed < limit, fresh, progress)
+        except Starved as hunger:
+            if needed >= limit:
+                return _by_columns(recorder), samples, limit
+            needed = max(hunger.needed, needed + OVERSAMPLING)
+            continue
+        return g, samples, needed
+
+
+def _all_levels(
+    recorder: _Recorder, samples: Samples | None, needed: int, allowed: float, max_rank: int | None, strict: bool,
+    fresh: bool, progress: Any,
+) -> Generators:  # fmt: skip
+    depth = recorder.row_tree.depth
+    levels: list[Level] = []
+    current = samples
+    for level in range(depth, 0, -1):
+        if fresh:
+            current = _risen(_drawn(recorder, needed), levels)
+        assert current is not None
+        tail = allowed / np.sqrt(2.0 * depth * 2.0**level)
+        levels.append(process_level(current, level, tail, max_rank=max_rank, strict=strict))
+        progress(1.0 / depth)
+        if not fresh:
+            current = rise(current, levels[-1])
+    if fresh:
+        current = _risen(_drawn(recorder, needed), levels)
+    assert current is not None
+    root, _ = root_block(current)
+    return assemble(levels, root, symmetric=recorder.symmetric)
+
+
+def _drawn(recorder: _Recorder, count: int) -> Samples:
+    return _with_padding(recorder.draw(count), recorder.row_tree, recorder.col_tree, recorder.rng)
+
+
+def _risen(samples: Samples, levels: list[Level]) -> Samples:
+    for level in levels:
+        samples = rise(samples, level)
+    return samples
+
+
+def _single_block(recorder: _Recorder) -> Generators:
+    """A tree of one leaf: the matrix itself, by its columns."""
+    from ..blocks import NestedBasis
+
+    block = recorder.source.matmat(np.eye(recorder.source.shape[1], dtype=recorder.source.dtype))
+    ordered = block[np.ix_(recorder.row_tree.perm, recorder.col_tree.perm)]
+    if recorder.symmetric:
+        ordered = 0.5 * (ordered + ordered.conj().T)
+    empty = NestedBasis((), ())
+    return Generators(ordered[None].astype(recorder.source.dtype), empty, empty, (), recorder.symmetric)
+
+
+def _by_columns(recorder: _Recorder) -> Generators:
+    """No structure that probes could find: as many products as columns, and exact bases."""
+    from . import dense
+
+    source = recorder.source
+    a = source.matmat(np.eye(source.shape[1], dtype=source.dtype)).astype(source.dtype, copy=False)
+    tail = 4 * float(np.finfo(source.dtype).eps) * float(np.linalg.norm(a))
+    return dense.compress(
+        a, recorder.row_tree, recorder.col_tree, tail=tail, max_rank=None, symmetric=recorder.symmetric
+    )[0]
+
+
+# ------------------------------------------------------------------------------------- recorded samples
+
+
+def from_samples(
+    pairs: tuple[NumpyArray, ...],
+    row_tree: ClusterTree,
+    col_tree: ClusterTree,
+    *,
+    rank: int,
+    symmetric: bool,
+    rtol: float,
+) -> tuple[Generators, Certificate]:
+    """Recover a matrix from what was recorded; refuse with the reason where it is not determined."""
+    dtype = np.result_type(*pairs)
+    trees = (col_tree, row_tree, row_tree, col_tree)
+    report = _identifiability(pairs, row_tree, col_tree, rank, symmetric)
+    if report["missing"] > 0:
+        raise TooFewSamplesError(
+            f"{report['given']} samples cannot determine a matrix of rank {rank} on a tree with leaves of "
+            f"{report['leaf_size']}: at least {report['needed']} are needed, {report['missing']} more; or a tree with "
+            f"smaller leaves (leaf_size <= {report['given'] - rank - 1})"
+        )
+    blocks = [np.ascontiguousarray(t.to_leaves(a.astype(dtype, copy=False))) for t, a in zip(trees, pairs, strict=False)]
+    samples = Samples(*blocks) if len(blocks) == 4 else Samples(blocks[0], blocks[1], blocks[0], blocks[1])
+    samples = _with_padding(samples, row_tree, col_tree, np.random.default_rng(0))
+    if symmetric:
+        report["symmetry_gap"] = _symmetry_gap(pairs[0], pairs[1])
+        if report["symmetry_gap"] > max(1e-6, 100 * rtol):
+            raise SymmetryError(
+                f"symmetric=True, but the samples contradict it: F^H U differs from its adjoint by "
+                f"{report['symmetry_gap']:.1e} (relative); record adjoint samples instead"
+            )
+    g, weakest = _recovered(samples, row_tree.depth, rank, rtol, float(np.linalg.norm(pairs[1])), symmetric)
+    return g, _sample_certificate(g, pairs, row_tree, col_tree, rtol, report, weakest)
+
+
+def _recovered(
+    samples: Samples, depth: int, rank: int, rtol: float, size: float, symmetric: bool
+) -> tuple[Generators, float]:
+    eps = float(np.finfo(samples.y.dtype).eps)
+    allowed = max(rtol, 64 * eps) * size / np.sqrt(samples.count)
+    levels: list[Level] = []
+    weakest = np.inf
+    try:
+        for level in range(depth, 0, -1):
+            tail = allowed / np.sqrt(2.0 * max(depth, 1) * 2.0**level)
+            levels.append(process_level(samples, level, tail, max_rank=rank, strict=False))
+            weakest = min(weakest, levels[-1].identified)
+            samples = rise(samples, levels[-1])
+        root, weak = root_block(samples)
+    except Starved as hunger:
+        raise TooFewSamplesError(
+            f"level {hunger.level} needs {hunger.needed} samples, but there are {samples.count}; "
+            "record more, or lower rank"
+        ) from None
+    weakest = min(weakest, weak)
+    if not weakest > 64 * eps:
+        raise TooFewSamplesError(
+            f"the samples do not span: the inputs restricted to some cluster are linearly dependent (smallest pivot "
+            f"{weakest:.1e} of the largest), as smooth inputs are; record responses to random inputs"
+        )
+    return assemble(levels, root, symmetric=symmetric), weakest
+
+
+def _identifiability(
+    pairs: tuple[NumpyArray, ...], row_tree: ClusterTree, col_tree: ClusterTree, rank: int, symmetric: bool
+) -> dict[str, Any]:
+    leaf = max(row_tree.leaf_size, col_tree.leaf_size)
+    given = min(p.shape[1] for p in pairs)
+    if row_tree.depth == 0:
+        needed = leaf
+    else:
+        needed = max(leaf, 2 * min(rank, leaf) if row_tree.depth > 1 else 0) + min(rank, leaf)
+        needed = max(needed, 2 * min(rank, leaf))
+    return {"given": given, "needed": needed, "missing": max(0, needed - given), "leaf_size": leaf, "rank": rank}
+
+
+def _symmetry_gap(f: NumpyArray, u: NumpyArray) -> float:
+    form = f.conj().T @ u
+    size = float(np.linalg.norm(f) * np.linalg.norm(u)) / np.sqrt(len(f))
+    return float(np.linalg.norm(form - form.conj().T)) / size if size > 0 else 0.0
+
+
+def _sample_certificate(
+    g: Generators, pairs: tuple[NumpyArray, ...], row_tree: ClusterTree, col_tree: ClusterTree, rtol: float,
+    report: dict[str, Any], weakest: float,
+) -> Certificate:  # fmt: skip
+    """The residual on the samples is the only evidence there is."""
+    from .constructors import _unchecked
+
+    a = _unchecked(g, row_tree, col_tree)
+    residual = float(np.linalg.norm(a @ pairs[0] - pairs[1])) / max(float(np.linalg.norm(pairs[1])), 1e-300)
+    if len(pairs) == 4:
+        other = float(np.linalg.norm(a.H @ pairs[2] - pairs[3])) / max(float(np.linalg.norm(pairs[3])), 1e-300)
+        residual = max(residual, other)
+    eps = float(np.finfo(a.dtype).eps)
+    # rounding is amplified by how weakly the samples determine the blocks
+    estimate = max(residual, eps / weakest)
+    report = {**report, "spans": True, "weakest_pivot": weakest, "residual": residual}
+    return Certificate(
+        max(rtol, 1e3 * eps / min(weakest, 1.0)), estimate, estimate * probe_factor(report["given"]), CONFIDENCE,
+        "residual on the recorded samples", probes=report["given"], details=report,
+    )  # fmt: skip

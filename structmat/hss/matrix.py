@@ -1,0 +1,405 @@
+"""HSSMatrix: data, invariants and public methods. The algorithms are in the other files of this folder."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sparse
+
+from .. import _check
+from .._backend import adjoint, conj, is_numpy
+from .._typing import Array, Entries, IntArray, Kernel, NumpyArray, RandomLike
+from ..base import StructuredMatrix
+from ..blocks import BlockBatch, NestedBasis
+from ..certificate import Certificate
+from ..exceptions import ShapeError, SymmetryError, TreeMismatchError
+from ..nested import NestedStorage
+from ..tree import ClusterTree, require_equal_trees
+from . import arithmetic, truncate
+from .constructors import HSSConstructors
+from .generators import Generators, swap_siblings
+
+if TYPE_CHECKING:
+    import os
+
+    import matplotlib.axes
+
+    from .ulv import HSSFactorization
+
+__all__ = ["HSSMatrix"]
+
+
+class HSSMatrix(HSSConstructors, StructuredMatrix):
+    """A hierarchically semiseparable matrix: weak admissibility (siblings), nested bases.
+
+    Build one with a constructor: `from_dense`, `from_entries`, `from_kernel`, `from_operator`, `from_samples`,
+    `from_sparse`, `from_toeplitz`, `from_cauchy_like`, `from_low_rank`, `from_diagonal`, `identity`, `zeros`.
+
+    Parameters
+    ----------
+    generators : Generators
+        Diagonal blocks, bases and couplings.
+    row_tree, col_tree : ClusterTree
+        Of equal depth.
+    certificate : Certificate
+        What is known of the error.
+
+    Notes
+    -----
+    For node t with children l and r, `A[l, r] = U_l B_l V_r^H`, and the bases of inner nodes are given by those of their
+    children. Storage O(n k), product O(n k), with k the rank. Immutable; safe to use from several threads.
+
+    References
+    ----------
+    S. Chandrasekaran, M. Gu, T. Pals, SIAM J. Matrix Anal. Appl. 28 (2006) 603-622.
+    """
+
+    def __init__(
+        self,
+        generators: Generators,
+        row_tree: ClusterTree,
+        col_tree: ClusterTree,
+        certificate: Certificate,
+    ) -> None:
+        _validate(generators, row_tree, col_tree)
+        near = np.arange(row_tree.leaf_count)
+        couplings = []
+        for level, data in enumerate(generators.couplings, start=1):
+            node = np.arange(0, 2**level, 2 if generators.symmetric else 1)
+            couplings.append(BlockBatch(data, node, node ^ 1))
+        self._storage = NestedStorage(
+            BlockBatch(generators.diagonal, near, near),
+            tuple(couplings),
+            generators.row_basis,
+            generators.col_basis,
+            half=generators.symmetric,
+        )
+        self._adjointly = self._conjugated = False
+        self.row_tree, self.col_tree = row_tree, col_tree
+        self.certificate = certificate
+
+    # ------------------------------------------------------------------------------ properties
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the entries: float32, float64, complex64 or complex128."""
+        from .._backend import numpy_dtype
+
+        return numpy_dtype(self._storage.near.data)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the matrix is stored as Hermitian: one basis and half of the couplings."""
+        return self._storage.half
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all stored arrays."""
+        return self._storage.nbytes
+
+    @property
+    def generators(self) -> Generators:
+        """Diagonal blocks, bases and couplings, as this view of the matrix sees them."""
+        s = self._storage
+        stored = Generators(s.near.data, s.row_basis, s.col_basis, tuple(b.data for b in s.couplings), s.half)
+        turned = stored.adjoint() if self._adjointly else stored
+        return turned.conj() if self._conjugated and self.dtype.kind == "c" else turned
+
+    @property
+    def row_ranks(self) -> tuple[IntArray, ...]:
+        """True ranks of the row bases by level, from level 1."""
+        return (self._storage.col_basis if self._adjointly else self._storage.row_basis).ranks
+
+    @property
+    def col_ranks(self) -> tuple[IntArray, ...]:
+        """True ranks of the column bases by level, from level 1."""
+        return (self._storage.row_basis if self._adjointly else self._storage.col_basis).ranks
+
+    @property
+    def ranks(self) -> tuple[IntArray, ...]:
+        """The larger of the ranks of the row and of the column basis of each node, by level from level 1."""
+        return tuple(np.maximum(r, c) for r, c in zip(self.row_ranks, self.col_ranks, strict=True))
+
+    @property
+    def max_rank(self) -> int:
+        """The largest rank of any basis."""
+        return max((int(r.max()) for r in self.ranks), default=0)
+
+    @property
+    def rtol(self) -> float:
+        """The tolerance that arithmetic recompresses to unless told otherwise."""
+        return max(self.certificate.asked, float(np.finfo(self.dtype).eps))
+
+    def __repr__(self) -> str:
+        return (
+            f"HSSMatrix(shape={self.shape}, dtype={self.dtype}, depth={self.row_tree.depth}, "
+            f"max_rank={self.max_rank}, symmetric={self.symmetric}, {self.nbytes / 1e6:.3g} MB)"
+        )
+
+    # -------------------------------------------------------------------------- views, products
+
+    def _oriented(self, *, adjointly: bool, conjugated: bool) -> HSSMatrix:
+        if self.symmetric and adjointly:  # A^H = A
+            adjointly = False
+        if self.dtype.kind != "c":
+            conjugated = False
+        if not (adjointly or conjugated):
+            return self
+        view = object.__new__(HSSMatrix)
+        view._storage = self._storage
+        view._adjointly = self._adjointly != adjointly
+        view._conjugated = self._conjugated != conjugated
+        view.row_tree, view.col_tree = (
+            (self.col_tree, self.row_tree) if adjointly else (self.row_tree, self.col_tree)
+        )
+        view.certificate = self.certificate
+        return view
+
+    def _product(self, x: Array, *, adjointly: bool, conjugated: bool) -> Array:
+        return self._storage.apply(
+            x, adjointly=self._adjointly != adjointly, conjugated=self._conjugated != conjugated
+        )
+
+    def _with_arrays(self, function: Any) -> HSSMatrix:
+        return HSSMatrix(self.generators.map(function), self.row_tree, self.col_tree, self.certificate)
+
+    def astype(self, dtype: Any) -> HSSMatrix:
+        """The same matrix in another precision or field: float32, float64, complex64 or complex128.
+
+        Complex to real is refused; take the real part of the source instead.
+        """
+        target = _check.supported_dtype(dtype)
+        if target == self.dtype:
+            return self
+        if self.dtype.kind == "c" and target.kind != "c":
+            raise TypeError(f"cannot turn a matrix of dtype {self.dtype} into {target} without losing its imaginary part")
+        result = self._with_arrays(lambda a: a.astype(target))
+        eps = float(np.finfo(target).eps)
+        c = self.certificate
+        result.certificate = Certificate(
+            max(c.asked, eps), max(c.estimate, eps), max(c.upper_bound, eps), c.confidence, c.method,
+            c.probes, c.entries, c.products, c.details,
+        )  # fmt: skip
+        return result
+
+    # ------------------------------------------------------------------------------ arithmetic
+
+    def _result(
+        self, exact: Generators, rtol: float, *, trees: tuple[ClusterTree, ClusterTree] | None = None, atol: float = 0.0,
+        max_rank: int | None = None,
+    ) -> HSSMatrix:  # fmt: skip
+        """Truncate the generators of an exact result and certify the truncation."""
+        cut, error, size = truncate.truncate(exact, rtol=rtol, atol=atol, max_rank=max_rank)
+        eps = float(np.finfo(exact.diagonal.dtype).eps)
+        relative = error / size if size > 0 else 0.0
+        asked = max(rtol, atol / size if size > 0 else 0.0, eps)
+        certificate = Certificate(
+            asked, max(relative, eps), max(relative, eps), 1.0, "recompression of the exact result of the operands"
+        )
+        row_tree, col_tree = trees or (self.row_tree, self.col_tree)
+        certificate.warn_if_not_met("raise max_rank", stacklevel=5)
+        return HSSMatrix(cut, row_tree, col_tree, certificate)
+
+    def _tolerance(self, rtol: float | None, *others: HSSMatrix) -> float:
+        return min(m.rtol for m in (self, *others)) if rtol is None else _check.tolerance(rtol)
+
+    def add(self, other: HSSMatrix, *, rtol: float | None = None) -> HSSMatrix:
+        """A + B, recompressed to `rtol` (default: the smaller of the operands'). Cost O(n k^2)."""
+        self._require_same_trees(other, "the operands of a sum")
+        return self._result(arithmetic.add(self.generators, other.generators), self._tolerance(rtol, other))
+
+    def _require_same_trees(self, other: HSSMatrix, what: str) -> None:
+        if self.shape != other.shape:
+            raise ShapeError(f"{what} must have one shape, but these are {self.shape} and {other.shape}")
+        require_equal_trees(self.row_tree, other.row_tree, what)
+        require_equal_trees(self.col_tree, other.col_tree, what)
+
+    def __add__(self, other: Any) -> HSSMatrix:
+        if isinstance(other, HSSMatrix):
+            return self.add(other)
+        if sparse.issparse(other):
+            return self.add_sparse(other)
+        return NotImplemented
+
+    __radd__ = __add__
+
+    def __neg__(self) -> HSSMatrix:
+        return self * -1.0
+
+    def __sub__(self, other: Any) -> HSSMatrix:
+        if isinstance(other, HSSMatrix) or sparse.issparse(other):
+            return self + (-other)
+        return NotImplemented
+
+    def __rsub__(self, other: Any) -> HSSMatrix:
+        return (-self) + other if sparse.issparse(other) else NotImplemented
+
+    def __mul__(self, factor: Any) -> HSSMatrix:
+        """A times a scalar; a real multiple of a Hermitian matrix stays Hermitian."""
+        if not np.isscalar(factor) or isinstance(factor, str):
+            return NotImplemented
+        number = complex(factor)  # type: ignore[arg-type]
+        if not np.isfinite(number):
+            raise ValueError(f"a scalar factor must be finite, but it is {factor!r}")
+        g = self.generators
+        if number.imag != 0.0:
+            target = np.result_type(self.dtype, np.complex64)
+            scaled = arithmetic.scale(g.expanded().map(lambda a: a.astype(target)), number)
+        else:
+            scaled = arithmetic.scale(g, self.dtype.type(number.real))
+        return HSSMatrix(scaled, self.row_tree, self.col_tree, self.certificate)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: Any) -> HSSMatrix:
+        return self * (1.0 / divisor) if np.isscalar(divisor) else NotImplemented
+
+    def multiply(self, other: HSSMatrix, *, rtol: float | None = None) -> HSSMatrix:
+        """The matrix product A @ B, recompressed to `rtol`. Cost O(n k^2)."""
+        if self.shape[1] != other.shape[0]:
+            raise ShapeError(f"A has {self.shape[1]} columns, but B has {other.shape[0]} rows ({self.shape} @ {other.shape})")
+        require_equal_trees(self.col_tree, other.row_tree, "the columns of A and the rows of B")
+        exact = arithmetic.multiply(self.generators, other.generators)
+        return self._result(exact, self._tolerance(rtol, other), trees=(self.row_tree, other.col_tree))
+
+    def _times(self, other: StructuredMatrix) -> HSSMatrix:
+        return self.multiply(other) if isinstance(other, HSSMatrix) else super()._times(other)
+
+    def hadamard(self, other: HSSMatrix, *, rtol: float | None = None) -> HSSMatrix:
+        """The entrywise product, recompressed level by level to `rtol` of its own norm.
+
+        Cost O(n k^3): the ranks of the operands multiply before they are cut.
+        """
+        self._require_same_trees(other, "the operands of a Hadamard product")
+        tolerance = self._tolerance(rtol, other)
+        a, b = self.generators, other.generators
+        # the norm of the product is known once it is there: guess it from the diagonal blocks, check, and repeat
+        size = float(np.linalg.norm(a.diagonal * b.diagonal)) or self.norm() * other.norm() / max(self.shape)
+        for _ in range(4):
+            allowed = 0.5 * tolerance * size
+            product = arithmetic.hadamard(a, b, allowed=allowed)
+            actual = truncate.norm(product)
+            if allowed <= 0.5 * tolerance * actual * 1.01 or actual == 0.0:
+                break
+            size = actual
+        return self._result(product, 0.8 * tolerance)
+
+    def truncate(self, *, rtol: float | None = None, atol: float = 0.0, max_rank: int | None = None) -> HSSMatrix:
+        """The matrix with ranks as small as the tolerance allows.
+
+        Parameters
+        ----------
+        rtol, atol : float
+            Frobenius error allowed, relative to the norm of the matrix or absolute; the larger one counts.
+        max_rank : int, optional
+            No rank exceeds this; where the tolerance then is not met, an `AccuracyWarning` says so.
+
+        Notes
+        -----
+        The error bound in the certificate is guaranteed (relative to the matrix as stored). Cost O(n k^2).
+        """
+        cap = None if max_rank is None else _check.positive_integer(max_rank, "max_rank", minimum=0)
+        return self._result(self.generators, self._tolerance(rtol), atol=_check.tolerance(atol, "atol"), max_rank=cap)
+
+    def add_diagonal(self, d: Any) -> HSSMatrix:
+        """A + diag(d) for a scalar or a vector d (n,), exactly and without recompression: O(n)."""
+        self._require_square("add_diagonal")
+        values = np.broadcast_to(np.asarray(d), (self.shape[0],)) if np.ndim(d) == 0 else d
+        values = _check.vector(values, "d", self.shape[0])
+        if self.row_tree != self.col_tree:
+            raise TreeMismatchError("add_diagonal needs one tree for rows and columns, but this matrix has two")
+        if self.symmetric and values.dtype.kind == "c":
+            if np.abs(values.imag).max(initial=0.0) > 0:
+                raise SymmetryError("a Hermitian matrix has a real diagonal, but d is complex; build with symmetric=False")
+            values = values.real
+        g = self.generators
+        diagonal = g.diagonal.astype(np.result_type(g.diagonal, values if np.ndim(d) else g.diagonal))
+        if np.ndim(d) == 0 and values.dtype.kind == "c" and diagonal.dtype.kind != "c":
+            diagonal = diagonal.astype(np.result_type(diagonal, np.complex64))
+        blocks = self.row_tree.to_leaves(values[:, None])[:, :, 0].astype(diagonal.dtype)
+        slot = np.arange(diagonal.shape[1])
+        diagonal = np.array(diagonal)
+        diagonal[:, slot, slot] += blocks
+        return self._with_diagonal(diagonal)
+
+    def _with_diagonal(self, diagonal: NumpyArray) -> HSSMatrix:
+        g = self.generators.map(lambda a: a.astype(diagonal.dtype, copy=False))
+        changed = Generators(diagonal, g.row_basis, g.col_basis, g.couplings, g.symmetric)
+        return HSSMatrix(changed, self.row_tree, self.col_tree, self.certificate)
+
+    def add_low_rank(self, u: Any, v: Any, *, rtol: float | None = None) -> HSSMatrix:
+        """A + U V^H for U (m, r) and V (n, r), recompressed. Cost O(n (k + r)^2).
+
+        A Hermitian matrix stays one when `v is u`.
+        """
+        update = HSSMatrix.from_low_rank(
+            u, v, (self.row_tree, self.col_tree), symmetric=self.symmetric and (v is u or u is None)
+        )
+        return self.add(update, rtol=self._tolerance(rtol))
+
+    def add_sparse(self, s: Any, *, rtol: float | None = None) -> HSSMatrix:
+        """A + S for a sparse S of the same shape, recompressed. Cost O(n (k + w)^2), w the rank that S has across cuts."""
+        update = HSSMatrix.from_sparse(s, (self.row_tree, self.col_tree))
+        return self.add(update, rtol=self._tolerance(rtol))
+
+    # ----------------------------------------------------------------------- entries and norms
+
+    def __getitem__(self, key: Any) -> Any:
+        """A[i, j]: a number for two integers, else the dense sub-block of the given rows and columns."""
+        if not isinstance(key, tuple) or len(key) != 2:
+            raise IndexError("a structured matrix takes two indices, A[i, j]; for rows alone write A[i, :]")
+        rows = _check.index_array(key[0], self.shape[0], "row")
+        cols = _check.index_array(key[1], self.shape[1], "column")
+        from .entries import sub_block
+
+        block = sub_block(self, rows, cols)
+        scalar = [isinstance(k, (int, np.integer)) for k in key]
+        if all(scalar):
+            return block[0, 0]
+        return block[0] if scalar[0] else block[:, 0] if scalar[1] else block
+
+    def diagonal(self) -> NumpyArray:
+        """The main diagonal, (min(m, n),). Cost O(n)."""
+        count = min(self.shape)
+        if self.shape[0] == self.shape[1] and self.row_tree == self.col_tree:
+            d = np.diagonal(self.generators.diagonal, axis1=1, axis2=2)
+            return self.row_tree.from_leaves(np.ascontiguousarray(d)[:, :, None])[:, 0]
+        from .entries import entry_values
+
+        return entry_values(self, np.arange(count), np.arange(count))
+
+    def norm(self, ord: str | int = "fro", *, rng: RandomLike = None, tol: float = 1e-6) -> float:
+        """The Frobenius norm exactly (`"fro"`, O(n k^2)) or the 2-norm by Lanczos iteration (`2`, to `tol`)."""
+        if ord == "fro":
+            return truncate.norm(self.generators)
+        if ord == 2:
+            from .norms import two_norm
+
+            return two_norm(self, tol=tol, rng=_check.generator(rng))
+        raise ValueError(f'ord must be "fro" or 2, but it is {ord!r}')
+
+
+def _validate(g: Generators, row_tree: ClusterTree, col_tree: ClusterTree) -> None:
+    if row_tree.depth != col_tree.depth:
+        raise TreeMismatchError(f"the row tree has depth {row_tree.depth}, the column tree depth {col_tree.depth}")
+    depth = row_tree.depth
+    expected: tuple[int, ...] = (row_tree.leaf_count, row_tree.leaf_size, col_tree.leaf_size)
+    if tuple(g.diagonal.shape) != expected:
+        raise ShapeError(f"the diagonal blocks have shape {tuple(g.diagonal.shape)}, but the trees need {expected}")
+    if not g.depth == g.row_basis.depth == g.col_basis.depth == depth:
+        raise ShapeError(f"the bases and couplings must have {depth} levels, the depth of the trees")
+    if g.symmetric and row_tree != col_tree:
+        raise TreeMismatchError("a Hermitian matrix needs one tree for rows and columns")
+    for side, basis, tree in (("row", g.row_basis, row_tree), ("column", g.col_basis, col_tree)):
+        for level in range(1, depth + 1):
+            p = tree.leaf_size if level == depth else 2 * basis.width(level + 1)
+            if tuple(basis[level].shape[:2]) != (2**level, p):
+                raise ShapeError(
+                    f"the {side} basis of level {level} has shape {tuple(basis[level].shape)}, expected (2**{level}, {p}, k)"
+                )
+    for level, b in enumerate(g.couplings, start=1):
+        expected = (2 ** (level - 1 if g.symmetric else level), g.row_basis.width(level), g.col_basis.width(level))
+        if tuple(b.shape) != expected:
+            raise ShapeError(f"the couplings of level {level} have shape {tuple(b.shape)}, expected {expected}")
