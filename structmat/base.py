@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from . import _check
 from ._backend import is_numpy, like, namespace, to_numpy
 from ._typing import Array, NumpyArray
 from .certificate import Certificate
-from .exceptions import DeviceError, ShapeError
+from .exceptions import DeviceError, IllConditionedWarning, ShapeError
 from .tree import ClusterTree
 
 if TYPE_CHECKING:
@@ -91,10 +92,6 @@ class StructuredMatrix(ABC):
     @abstractmethod
     def factorize(self) -> Any:
         """A factorisation that solves; see the format."""
-
-    @abstractmethod
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a file that `structmat.load` reads."""
 
     # ------------------------------------------------------------------------------- for free
 
@@ -210,6 +207,147 @@ class StructuredMatrix(ABC):
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    # --------------------------------------------------------------------------------- solving
+
+    def solve(
+        self,
+        b: Any,
+        operator: Any = None,
+        rtol: float | None = None,
+        *,
+        factorization: Factorization | None = None,
+        refine: bool = False,
+        max_steps: int = 10,
+    ) -> Any:
+        """Solve A x = b, and say how good the solution is for the matrix that A approximates.
+
+        Parameters
+        ----------
+        b : (n,) or (n, k) array
+            Right-hand sides.
+        operator : object, optional
+            The exact operator (with `matmat` or `matvec`, or `@`). The solution is refined against it until the relative
+            residual is at most `rtol`.
+        rtol : float, optional
+            Relative residual asked for: against `operator` where there is one (default 1e-10), else against the unknown
+            exact matrix, predicted from the certificate (default: the certificate's `asked`).
+        factorization : Factorization, optional
+            A result of `factorize` to reuse.
+        refine : bool
+            One step of iterative refinement with A itself.
+        max_steps : int
+            Most refinement steps against `operator`.
+
+        Returns
+        -------
+        x : (n,) or (n, k) array
+
+        Warns
+        -----
+        IllConditionedWarning
+            When the residual is, or against the exact matrix must be expected to be, larger than asked for.
+
+        Notes
+        -----
+        The prediction is `certificate.upper_bound * ||A||_F * ||x|| / (sqrt(n) * ||b||)`, an error of the certified size in
+        random directions. Cost: a factorisation, O(n k^2), unless one is given.
+        """
+        self._require_square("solve")
+        factored: Any = self.factorize() if factorization is None else factorization
+        x = factored.solve(b)
+        if refine:
+            x = x + factored.solve(b - self @ x)
+        if operator is not None:
+            return _refined(factored, operator, b, x, 1e-10 if rtol is None else _check.tolerance(rtol), max_steps)
+        self._predict_residual(b, x, rtol)
+        return x
+
+    def _predict_residual(self, b: Any, x: Any, rtol: float | None) -> None:
+        host_b, host_x = to_numpy(namespace(x).asarray(b)), to_numpy(x)
+        asked = self.certificate.asked if rtol is None else _check.tolerance(rtol)
+        sizes = np.linalg.norm(host_b, axis=0)
+        scale = self.certificate.upper_bound * self.norm("fro") / np.sqrt(self.shape[0])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            predicted = float(np.max(np.where(sizes > 0, scale * np.linalg.norm(host_x, axis=0) / sizes, 0.0)))
+        # what rounding alone leaves is no cause for alarm
+        floor = 100.0 * float(np.finfo(self.dtype).eps)
+        if predicted > max(10.0 * asked, floor):
+            warnings.warn(
+                f"the system is ill conditioned for the accuracy of A: against the exact matrix the relative residual must "
+                f"be expected to be about {predicted:.1e}, and {asked:.1e} was asked for; build A with a smaller rtol, or "
+                "refine against the exact operator: A.solve(b, operator=op, rtol=...)",
+                IllConditionedWarning,
+                stacklevel=3,
+            )
+
+    @abstractmethod
+    def norm(self, ord: str | int = "fro", *, rng: Any = None, tol: float = 1e-6) -> float:
+        """The Frobenius norm or the 2-norm."""
+
+    def slogdet(self) -> tuple[Any, float]:
+        """Sign (phase, for complex) and logarithm of the absolute value of the determinant, by a factorisation."""
+        self._require_square("slogdet")
+        return self.factorize().slogdet()  # type: ignore[no-any-return]
+
+    def inverse(self, *, rtol: float | None = None) -> Any:
+        """The inverse in the same format, recompressed to `rtol`, by a factorisation."""
+        self._require_square("inverse")
+        return self.factorize().inverse(rtol=rtol)
+
+    # ------------------------------------------------------------------------------ for people
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a file that `structmat.load` reads: versioned, checksummed, without pickle, replaced atomically."""
+        from .io import save
+
+        save(self, path)
+
+    def summary(self) -> str:
+        """Levels, ranks and bytes against dense, as text to print."""
+        from .plot import summary
+
+        return summary(self)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the block structure with ranks, by number and colour; returns the matplotlib axes."""
+        from .plot import plot_structure
+
+        return plot_structure(self, ax=ax)
+
+
+def _product_of(operator: Any) -> Any:
+    for name in ("matmat", "__matmul__"):
+        if hasattr(operator, name):
+            return getattr(operator, name)
+    if hasattr(operator, "matvec"):
+        return lambda x: np.stack([np.asarray(operator.matvec(c)).reshape(-1) for c in x.T], axis=1)
+    raise TypeError(f"operator of type {type(operator).__name__} has neither matmat, matvec nor @")
+
+
+def _refined(factored: Factorization, operator: Any, b: Any, x: Any, rtol: float, max_steps: int) -> Any:
+    """Iterative refinement against the exact operator, until the residual is small or stops falling."""
+    product = _product_of(operator)
+    rhs, best = np.asarray(b), np.asarray(x)
+    columns, solution = rhs.reshape(len(rhs), -1), np.asarray(x).reshape(len(rhs), -1)
+    sizes = np.where((norms := np.linalg.norm(columns, axis=0)) > 0, norms, 1.0)
+    smallest = np.inf
+    for _step in range(max_steps + 1):
+        residual = columns - np.asarray(product(solution)).reshape(columns.shape)
+        relative = float((np.linalg.norm(residual, axis=0) / sizes).max(initial=0.0))
+        if relative < smallest:
+            smallest, best = relative, solution
+        if relative <= rtol or relative > 2.0 * smallest or _step == max_steps:
+            break
+        solution = solution + np.asarray(factored.solve(residual))
+    if smallest > rtol:
+        warnings.warn(
+            f"refinement against the exact operator stopped at a relative residual of {smallest:.1e}, and {rtol:.1e} was "
+            f"asked for ({_step} steps); build A with a smaller rtol, or use it as a preconditioner in gmres",
+            IllConditionedWarning,
+            stacklevel=4,
+        )
+    return best.reshape(rhs.shape)
 
 
 class Factorization(ABC):

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sparse
+import scipy.sparse.linalg as spla
 
 from . import _check
 from ._typing import Entries, IntArray, Kernel, NumpyArray
@@ -140,6 +142,8 @@ class OperatorSource:
     """
 
     def __init__(self, op: Any, *, symmetric: bool = False) -> None:
+        if isinstance(op, np.ndarray) or sparse.issparse(op):
+            op = spla.aslinearoperator(op)
         self.op = op
         shape = getattr(op, "shape", None)
         if shape is None or len(shape) != 2:

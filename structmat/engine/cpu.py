@@ -23,7 +23,7 @@ def jit(function: Any) -> Any:
 
 
 @jit
-def rows_times(buffer, start, rows, cols, x, x0, y, y0):  # pragma: no cover
+def rows_times(buffer, start, rows, cols, x, x0, y, y0):
     """y[y0:] += M x[x0:], M row-major at `start`; two rows at a time."""
     zero = y.dtype.type(0)
     for _ in range(rows // TWO):
@@ -45,7 +45,7 @@ def rows_times(buffer, start, rows, cols, x, x0, y, y0):  # pragma: no cover
 
 
 @jit
-def conjugated_rows_times(buffer, start, rows, cols, x, x0, y, y0):  # pragma: no cover
+def conjugated_rows_times(buffer, start, rows, cols, x, x0, y, y0):
     """y[y0:] += conj(M) x[x0:]."""
     zero = y.dtype.type(0)
     for _ in range(rows // TWO):
@@ -67,7 +67,7 @@ def conjugated_rows_times(buffer, start, rows, cols, x, x0, y, y0):  # pragma: n
 
 
 @jit
-def columns_times(buffer, start, rows, cols, x, x0, y, y0):  # pragma: no cover
+def columns_times(buffer, start, rows, cols, x, x0, y, y0):
     """y[y0:] += M^T x[x0:], M row-major at `start`; four rows at a time."""
     for _ in range(rows // FOUR):
         a, b, c, d = x[x0], x[x0 + ONE], x[x0 + TWO], x[x0 + THREE]
@@ -87,7 +87,7 @@ def columns_times(buffer, start, rows, cols, x, x0, y, y0):  # pragma: no cover
 
 
 @jit
-def conjugated_columns_times(buffer, start, rows, cols, x, x0, y, y0):  # pragma: no cover
+def conjugated_columns_times(buffer, start, rows, cols, x, x0, y, y0):
     """y[y0:] += M^H x[x0:]."""
     for _ in range(rows):
         a = x[x0]
@@ -98,7 +98,7 @@ def conjugated_columns_times(buffer, start, rows, cols, x, x0, y, y0):  # pragma
 
 
 @jit
-def apply_list(buffer, pointers, entries, node, p, q, adjointly, x, x0, y, y0):  # pragma: no cover
+def apply_list(buffer, pointers, entries, node, p, q, adjointly, x, x0, y, y0):
     """Add the blocks of one row of the block list to y[y0 + node p]; x holds the nodes of the level from x0 on."""
     for e in range(pointers[node], pointers[node + 1]):
         start = uint64(entries[e, 0])
@@ -111,7 +111,7 @@ def apply_list(buffer, pointers, entries, node, p, q, adjointly, x, x0, y, y0): 
 
 
 @jit
-def nested_up(buffer, basis, places, x, coefficients, root, split, top, bottom):  # pragma: no cover
+def nested_up(buffer, basis, places, x, coefficients, root, split, top, bottom):
     """Coefficients of the levels `bottom` .. `top` below node `root` of level `split`, from the leaves up.
 
     basis (depth + 1, 3): start in the buffer, p, k of each level; places (depth + 2,): where its coefficients begin.
@@ -137,7 +137,7 @@ def nested_up(buffer, basis, places, x, coefficients, root, split, top, bottom):
 def nested_down(
     buffer, basis, other_widths, places, other_places, pointers, entries, adjointly,
     sources, coefficients, y, root, split, top, bottom,
-):  # fmt: skip  # pragma: no cover
+):  # fmt: skip
     """Couplings of the levels `top` .. `bottom` below one node, then the target basis, added to children or leaves."""
     depth = basis.shape[0] - 1
     for level in range(top, bottom + 1):
@@ -158,7 +158,7 @@ def nested_down(
 
 
 @jit
-def near_field(buffer, pointers, entries, adjointly, x, y, first, last, p, q):  # pragma: no cover
+def near_field(buffer, pointers, entries, adjointly, x, y, first, last, p, q):
     """y = (near field) x for the leaves first .. last - 1."""
     for node in range(first, last):
         for j in range(uint64(node * p), uint64((node + 1) * p)):

@@ -13,11 +13,12 @@ from .cpu import jit
 
 
 @jit
-def pivoted_rows(blocks, tail, noise, limit, lower, order, ranks, first, last):  # pragma: no cover
+def pivoted_rows(blocks, tail, noise, limit, lower, order, ranks, left, first, last):
     """Row-pivoted Gram-Schmidt of blocks[first:last] (p, s), overwritten, until the residual's norm is at most `tail`
     or, relative to the block's, at most `noise` (rounding: what is left then carries no information).
 
-    lower (nb, p, limit): the factor by original rows; order (nb, p): pivots first; ranks (nb,).
+    lower (nb, p, limit): the factor by original rows; order (nb, p): pivots first; ranks (nb,); left (nb,): the norm of
+    what is left.
     """
     rows, columns = blocks.shape[1], blocks.shape[2]
     for b in range(first, last):
@@ -35,15 +36,15 @@ def pivoted_rows(blocks, tail, noise, limit, lower, order, ranks, first, last): 
             for j in range(limit):
                 factor[i, j] = 0
         floor = max(tail[b] * tail[b], total * noise * noise)
-        rank = 0
-        for k in range(limit):
+        rank, residual = 0, 0.0
+        for k in range(limit + 1):
             residual, largest, pick = 0.0, -1.0, k
             for i in range(k, rows):
                 s = norms[sequence[i]]
                 residual += s
                 if s > largest:
                     largest, pick = s, i
-            if residual <= floor:
+            if residual <= floor or k == limit:
                 break
             sequence[k], sequence[pick] = sequence[pick], sequence[k]
             pivot = block[sequence[k]]
@@ -66,10 +67,11 @@ def pivoted_rows(blocks, tail, noise, limit, lower, order, ranks, first, last): 
                     s += v.real * v.real + v.imag * v.imag
                 norms[sequence[i]] = s
         ranks[b] = rank
+        left[b] = np.sqrt(residual)
 
 
 @jit
-def interpolation(lower, order, ranks, basis, first, last):  # pragma: no cover
+def interpolation(lower, order, ranks, basis, first, last):
     """basis (nb, p, k) with M = basis @ M[order[:k]]: the identity on the pivot rows, L2 L1^{-1} on the others."""
     rows, width = lower.shape[1], basis.shape[2]
     for b in range(first, last):

@@ -199,7 +199,7 @@ def _kronecker_basis(
         else:
             full = pairs(_apply_kronecker(maps[-1], halves(u[level]), halves(x[level])))
             weighted = _apply_kronecker(full, z[level - 1], w[level - 1])
-        basis, rank = truncated_range(weighted, np.full(2**level, tail / np.sqrt(2.0**level)))
+        basis, rank, _left = truncated_range(weighted, np.full(2**level, tail / np.sqrt(2.0**level)))
         arrays.append(basis)
         ranks.append(rank)
         maps.append(matmul(adjoint(basis), full))

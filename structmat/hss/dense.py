@@ -36,19 +36,11 @@ def compress(
         node = np.arange(2**level)
         blocks[node, :, node] = 0  # what lies inside a node is not compressed with it
         limit = each / np.sqrt(2.0**level)
-        u, row_ranks = _range(blocks, limit, max_rank)
-        before = float(np.vdot(blocks, blocks).real)
-        blocks = _project(u, blocks)
-        if symmetric:
-            v, col_ranks = u, row_ranks
-            after = float(np.vdot(blocks, blocks).real)
-            square += 2.0 * max(before - after, 0.0)
-            blocks = _flipped(_project(v, _flipped(blocks)))
-        else:
-            turned = _flipped(blocks)
-            v, col_ranks = _range(turned, limit, max_rank)
-            blocks = _flipped(_project(v, turned))
-            square += max(before - float(np.vdot(blocks, blocks).real), 0.0)
+        u, row_ranks, left = _range(blocks, limit, max_rank)
+        turned = _flipped(_project(u, blocks))
+        v, col_ranks, other = (u, row_ranks, left) if symmetric else _range(turned, limit, max_rank)
+        blocks = _flipped(_project(v, turned))
+        square += left + other
         rows.append((u, row_ranks))
         cols.append((v, col_ranks))
         here = node[::2] if symmetric else node
@@ -77,19 +69,19 @@ def _flipped(blocks: NumpyArray) -> NumpyArray:
     return turned.conj() if blocks.dtype.kind == "c" else turned
 
 
-def _range(blocks: NumpyArray, tail: float, max_rank: int | None) -> tuple[NumpyArray, IntArray]:
-    """Bases of the block rows."""
+def _range(blocks: NumpyArray, tail: float, max_rank: int | None) -> tuple[NumpyArray, IntArray, float]:
+    """Bases of the block rows, their ranks, and the squared norm of what they leave out."""
     nodes, p = blocks.shape[:2]
     step = max(1, CHUNK_BYTES // max(1, blocks[0].nbytes))
     parts = []
     for first in range(0, nodes, step):
         part = np.array(blocks[first : first + step], order="C").reshape(-1, p, blocks.shape[2] * blocks.shape[3])
         parts.append(truncated_range(part, np.full(len(part), tail), max_rank=max_rank))
-    ranks = np.concatenate([r for _, r in parts])
+    ranks = np.concatenate([r for _, r, _ in parts])
     basis = np.zeros((nodes, p, int(ranks.max(initial=0))), dtype=blocks.dtype)
-    for first, (part, _) in zip(range(0, nodes, step), parts, strict=True):
+    for first, (part, _, _) in zip(range(0, nodes, step), parts, strict=True):
         basis[first : first + len(part), :, : part.shape[2]] = part
-    return basis, ranks
+    return basis, ranks, float(sum((left**2).sum() for _, _, left in parts))
 
 
 def _project(basis: NumpyArray, blocks: NumpyArray) -> NumpyArray:

@@ -13,7 +13,7 @@ from ..sources import OperatorSource
 from ..tree import ClusterTree
 from .certify import CONFIDENCE, by_probes, probe_factor
 from .generators import Generators
-from .sketched import OVERSAMPLING, Level, Samples, Starved, assemble, process_level, rise, root_block
+from .sketched import OVERSAMPLING, Level, Samples, Starved, assemble, process_level, rise, root_block, with_full_rows
 
 CHECK_PROBES = 10
 ROUNDS = 4
@@ -63,21 +63,12 @@ def _joined(a: Samples | None, b: Samples) -> Samples:
     return Samples(omega, y, psi, z)
 
 
-def _with_padding(samples: Samples, row_tree: ClusterTree, col_tree: ClusterTree, rng: np.random.Generator) -> Samples:
-    """Random numbers in the padding of shorter leaves' inputs, as if the matrix were zero there: blocks keep full rank."""
-    if not (row_tree.is_padded or col_tree.is_padded):
-        return samples
-
-    def filled(a: NumpyArray, tree: ClusterTree) -> NumpyArray:
-        short = np.flatnonzero(tree.sizes(tree.depth) < tree.leaf_size)
-        out = np.array(a)
-        out[short, -1, :] = rng.standard_normal((len(short), a.shape[2]))
-        return out
-
-    omega = filled(samples.omega, col_tree)
+def _with_padding(samples: Samples, row_tree: ClusterTree, col_tree: ClusterTree) -> Samples:
+    """Samples whose inputs are random in the padding of shorter leaves."""
+    omega = with_full_rows(samples.omega, col_tree.leaf_positions < col_tree.n)
     if samples.symmetric:
         return Samples(omega, samples.y, omega, samples.y)
-    return Samples(omega, samples.y, filled(samples.psi, row_tree), samples.z)
+    return Samples(omega, samples.y, with_full_rows(samples.psi, row_tree.leaf_positions < row_tree.n), samples.z)
 
 
 def from_operator(
@@ -153,7 +144,7 @@ def _adaptive(
         have = 0 if samples is None else samples.count
         if needed > have and not fresh:
             new = recorder.draw(needed - have)
-            samples = _joined(samples, _with_padding(new, recorder.row_tree, recorder.col_tree, recorder.rng))
+            samples = _joined(samples, _with_padding(new, recorder.row_tree, recorder.col_tree))
         try:
             g = _all_levels(recorder, samples, needed, allowed, max_rank, needed < limit, fresh, progress)
         except Starved as hunger:
@@ -188,7 +179,7 @@ def _all_levels(
 
 
 def _drawn(recorder: _Recorder, count: int) -> Samples:
-    return _with_padding(recorder.draw(count), recorder.row_tree, recorder.col_tree, recorder.rng)
+    return _with_padding(recorder.draw(count), recorder.row_tree, recorder.col_tree)
 
 
 def _risen(samples: Samples, levels: list[Level]) -> Samples:
@@ -245,7 +236,7 @@ def from_samples(
         )
     blocks = [np.ascontiguousarray(t.to_leaves(a.astype(dtype, copy=False))) for t, a in zip(trees, pairs, strict=False)]
     samples = Samples(*blocks) if len(blocks) == 4 else Samples(blocks[0], blocks[1], blocks[0], blocks[1])
-    samples = _with_padding(samples, row_tree, col_tree, np.random.default_rng(0))
+    samples = _with_padding(samples, row_tree, col_tree)
     if symmetric:
         report["symmetry_gap"] = _symmetry_gap(pairs[0], pairs[1])
         if report["symmetry_gap"] > max(1e-6, 100 * rtol):

@@ -31,6 +31,8 @@ def invert(factorization: HSSFactorization, *, rtol: float | None) -> HSSMatrix:
     levels, root, _ = factors_of(factorization)
     a = factorization._matrix
     exact = _inverse_generators(levels, root, a.row_tree.leaf_count, a.row_tree.leaf_size)
+    if a.row_tree.is_padded:  # the factorisation had ones there
+        exact.diagonal[a.row_tree.sizes(a.row_tree.depth) < a.row_tree.leaf_size, -1, -1] = 0
     tolerance = a.rtol if rtol is None else rtol
     return a._result(exact, tolerance, trees=(a.col_tree, a.row_tree))
 

@@ -11,7 +11,7 @@ import scipy.sparse as sparse
 from .. import _check
 from .._backend import adjoint, conj, is_numpy
 from .._typing import Array, Entries, IntArray, Kernel, NumpyArray, RandomLike
-from ..base import StructuredMatrix
+from ..base import Factorization, StructuredMatrix
 from ..blocks import BlockBatch, NestedBasis
 from ..certificate import Certificate
 from ..exceptions import ShapeError, SymmetryError, TreeMismatchError
@@ -379,6 +379,29 @@ class HSSMatrix(HSSConstructors, StructuredMatrix):
 
             return two_norm(self, tol=tol, rng=_check.generator(rng))
         raise ValueError(f'ord must be "fro" or 2, but it is {ord!r}')
+
+    # ---------------------------------------------------------------------------------- solving
+
+    def factorize(self, *, positive_definite: bool = False) -> Factorization:
+        """The ULV factorisation; or, for Hermitian positive definite matrices, its Cholesky form.
+
+        Parameters
+        ----------
+        positive_definite : bool
+            Use Cholesky: half the work; needs `symmetric` storage, and raises `NotPositiveDefiniteError` with the level and
+            the node where it is not.
+
+        Notes
+        -----
+        Cost O(n k^2); backward stable. The result is reusable and solves with the adjoint too.
+        """
+        if positive_definite:
+            from .cholesky import HSSCholesky
+
+            return HSSCholesky(self)
+        from .ulv import HSSFactorization
+
+        return HSSFactorization(self)
 
 
 def _validate(g: Generators, row_tree: ClusterTree, col_tree: ClusterTree) -> None:

@@ -113,7 +113,8 @@ def _side(
         )
         weak = min(weak, float(weakest.min()))
         own[part] = left[:, :, :b]
-        basis, rank = truncated_range(np.ascontiguousarray(left[:, :, b:]), np.full(len(o), tails), max_rank=max_rank)
+        beyond = np.ascontiguousarray(left[:, :, b:])
+        basis, rank, _left = truncated_range(beyond, np.full(len(o), tails), max_rank=max_rank)
         bases.append(basis)
         ranks.append(rank)
     rank = np.concatenate(ranks)
@@ -128,6 +129,20 @@ def _side(
     return u, own, rank, weak
 
 
+def with_full_rows(omega: NumpyArray, used: NumpyArray) -> NumpyArray:
+    """Random numbers in the rows of `omega` (nb, b, s) that are padding (`used` (nb, b) is false there).
+
+    The matrix is zero in these columns, so the products stay what they are, and the blocks of samples keep full rank.
+    """
+    if used.all():
+        return omega
+    out = np.array(omega)
+    scale = np.linalg.norm(omega) / np.sqrt(max(1, int(used.sum())) * omega.shape[2])
+    rng = np.random.default_rng(used.size)
+    out[~used] = scale * rng.standard_normal((int((~used).sum()), omega.shape[2]))
+    return out
+
+
 def rise(samples: Samples, level: Level) -> Samples:
     """The samples as the parents see them: what the level has explained is taken off, the rest compressed."""
 
@@ -135,11 +150,14 @@ def rise(samples: Samples, level: Level) -> Samples:
         down = adjoint(basis)
         return pairs(matmul(down, a) - matmul(matmul(down, block), b))
 
-    omega = pairs(matmul(adjoint(level.v), samples.omega))
+    def inputs(basis: NumpyArray, ranks: IntArray, a: NumpyArray) -> NumpyArray:
+        return pairs(with_full_rows(matmul(adjoint(basis), a), np.arange(basis.shape[2]) < ranks[:, None]))
+
+    omega = inputs(level.v, level.col_ranks, samples.omega)
     y = up(level.u, samples.y, level.block, samples.omega)
     if samples.symmetric:
         return Samples(omega, y, omega, y)
-    psi = pairs(matmul(adjoint(level.u), samples.psi))
+    psi = inputs(level.u, level.row_ranks, samples.psi)
     return Samples(omega, y, psi, up(level.v, samples.z, adjoint(level.block), samples.psi))
 
 

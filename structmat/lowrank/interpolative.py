@@ -16,20 +16,21 @@ from ..engine import cpu_rank, dense
 
 def _factor(
     blocks: NumpyArray, tail: NumpyArray, max_rank: int | None
-) -> tuple[NumpyArray, IntArray, IntArray]:
+) -> tuple[NumpyArray, IntArray, IntArray, NumpyArray]:
     count, rows, columns = blocks.shape
     limit = min(rows, columns, rows if max_rank is None else max_rank)
     lower = np.empty((count, rows, limit), dtype=blocks.dtype)
     order = np.empty((count, rows), dtype=np.int64)
     ranks = np.zeros(count, dtype=np.int64)
     noise = 8.0 * float(np.finfo(blocks.dtype).eps)
+    left = np.empty(count)
     tail = np.ascontiguousarray(np.broadcast_to(np.asarray(tail, dtype=np.float64), (count,)))
     parallel_ranges(
-        lambda a, b: cpu_rank.pivoted_rows(blocks, tail, noise, limit, lower, order, ranks, a, b),
+        lambda a, b: cpu_rank.pivoted_rows(blocks, tail, noise, limit, lower, order, ranks, left, a, b),
         count,
         serial=blocks.size < 1 << 14,
     )
-    return lower, order, ranks
+    return lower, order, ranks, left
 
 
 def row_interpolation(
@@ -61,7 +62,7 @@ def row_interpolation(
     -----
     Cost O(p s k) for each block. The rank is estimated by pivoted Gram-Schmidt, close to but not below the optimal one.
     """
-    lower, order, ranks = _factor(blocks, tail, max_rank)
+    lower, order, ranks, _left = _factor(blocks, tail, max_rank)
     width = int(ranks.max(initial=0))
     basis = np.empty((*blocks.shape[:2], width), dtype=blocks.dtype)
     parallel_ranges(lambda a, b: cpu_rank.interpolation(lower, order, ranks, basis, a, b), len(blocks))
@@ -74,17 +75,17 @@ def truncated_range(
     tail: NumpyArray,
     *,
     max_rank: int | None = None,
-) -> tuple[NumpyArray, IntArray]:
-    """Orthonormal bases (nb, p, k) of the dominant column spaces of a batch of blocks, and their ranks (nb,).
+) -> tuple[NumpyArray, IntArray, NumpyArray]:
+    """Orthonormal bases of the dominant column spaces of a batch of blocks.
 
-    Parameters are those of `row_interpolation`; `||M - Q Q^H M||_F` is at most `tail` for each block. Columns beyond
-    the true rank are zero. Cost O(p s k) for each block.
+    Parameters are those of `row_interpolation`. Returns the bases (nb, p, k), zero beyond the true rank, the ranks
+    (nb,) and bounds of `||M - Q Q^H M||_F` (nb,), at most `tail` unless `max_rank` cuts in. Cost O(p s k) for each block.
     """
-    lower, _order, ranks = _factor(blocks, tail, max_rank)
+    lower, _order, ranks, left = _factor(blocks, tail, max_rank)
     width = int(ranks.max(initial=0))
     basis = dense.qr(lower[:, :, :width])[0]
     basis *= np.arange(width) < ranks[:, None, None]
-    return basis, ranks
+    return basis, ranks, left
 
 
 def truncated_svd(
@@ -100,7 +101,7 @@ def truncated_svd(
     goes first, so that the singular value decompositions are small.
     """
     tail = np.broadcast_to(np.asarray(tail, dtype=np.float64), (len(blocks),))
-    lower, _order, first = _factor(blocks, 0.01 * tail, None)
+    lower, _order, first, skipped = _factor(blocks, 0.01 * tail, None)
     u, s = dense.left_singular(lower[:, :, : int(first.max(initial=0))])
     left_out = np.sqrt(np.cumsum((s**2)[:, ::-1], axis=1)[:, ::-1])  # (nb, k): norm of the values from j on
     ranks = (left_out > tail[:, None]).sum(axis=1)
@@ -110,4 +111,4 @@ def truncated_svd(
     basis = u[:, :, :width] * (np.arange(width) < ranks[:, None, None])
     padded = np.concatenate([left_out, np.zeros((len(blocks), 1))], axis=1)
     rest = np.take_along_axis(padded, ranks[:, None], axis=1)[:, 0]
-    return basis, ranks, np.hypot(rest, np.where(ranks < blocks.shape[1], 0.01 * tail, 0.0))
+    return basis, ranks, np.hypot(rest, skipped)
