@@ -1,7 +1,7 @@
 """Kernel functions: the usual ones as values, evaluated on one block or on a batch of blocks at once.
 
-A kernel is called as `kernel(x, y)` with points x `(..., m, d)` and y `(..., q, d)`, or `(m,)` and `(q,)` in one
-dimension, and returns `(..., m, q)`. Distances come from differences of coordinates: the expansion
+A kernel is called as `kernel(x, y)` with points x `(..., m, d)` and y `(..., q, d)`, or `(m,)` and `(q,)` in
+one dimension, and returns `(..., m, q)`. Distances come from differences of coordinates: the expansion
 |x|^2 - 2 x.y + |y|^2 would be faster, and wrong where points are close, which is where kernels vary most.
 """
 
@@ -38,13 +38,13 @@ class KernelFunction:
     Parameters
     ----------
     diagonal : float, optional
-        The value at distance zero. Default: the kernel's own value there, and 0 for a kernel that is singular there.
+        The value at distance zero. Default: the kernel's own value there, or 0 where it is singular.
 
     Attributes
     ----------
     dim : int or None
-        The dimension of the space that the kernel belongs to, None for any. Points with fewer coordinates lie on a line
-        or a plane in it.
+        The dimension of the space that the kernel belongs to, None for any. Points with fewer coordinates lie
+        on a line or a plane in it.
     symmetric : bool
         Whether kernel(x, y) is the conjugate of kernel(y, x): then `symmetric=True` may be asked of a format.
     dtype : numpy.dtype
@@ -105,7 +105,7 @@ class KernelFunction:
 
 
 def distances(x: Any, y: Any, *, dim: int | None = None) -> NumpyArray:
-    """Euclidean distances of all pairs of points, `(..., m, q)`, from differences: accurate also for close points.
+    """Euclidean distances of all pairs of points, `(..., m, q)`: accurate also for close points.
 
     Parameters
     ----------
@@ -240,7 +240,8 @@ class Exponential(_Scaled):
 class Matern(KernelFunction):
     """The Matern covariance of variance 1.
 
-    With s = sqrt(2 nu) r / length: exp(-s) for nu = 1/2, (1 + s) exp(-s) for 3/2, (1 + s + s^2 / 3) exp(-s) for 5/2.
+    With s = sqrt(2 nu) r / length it is exp(-s) for nu = 1/2, (1 + s) exp(-s) for nu = 3/2, and
+    (1 + s + s^2 / 3) exp(-s) for nu = 5/2.
 
     Parameters
     ----------
@@ -253,7 +254,7 @@ class Matern(KernelFunction):
 
     References
     ----------
-    C. E. Rasmussen, C. K. I. Williams, Gaussian Processes for Machine Learning, MIT Press 2006, section 4.2.1.
+    C. E. Rasmussen, C. K. I. Williams, Gaussian Processes for Machine Learning, MIT Press, 2006, section 4.2.
 
     Examples
     --------

@@ -44,8 +44,8 @@ def test_values_are_those_of_plain_loops(kernel, function, at_zero, dimension, r
     y[2] = x[3]
     given = x.copy(), y.copy()
     np.testing.assert_allclose(kernel(x, y), by_loops(function, at_zero, x, y), rtol=1e-14, atol=1e-15)
-    np.testing.assert_array_equal((x, y)[0], given[0])
-    np.testing.assert_array_equal((x, y)[1], given[1])
+    np.testing.assert_array_equal(x, given[0])
+    np.testing.assert_array_equal(y, given[1])
 
 
 @KERNELS
