@@ -20,6 +20,7 @@ from .exceptions import (
     TreeMismatchError,
 )
 from .hss.matrix import HSSMatrix
+from .io import load
 from .tree import ClusterTree, KDSplitter, PrincipalAxisSplitter
 
 __version__ = "0.1.0"
@@ -45,4 +46,5 @@ __all__ = [
     "TooFewSamplesError",
     "TreeMismatchError",
     "__version__",
+    "load",
 ]

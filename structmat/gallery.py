@@ -103,7 +103,7 @@ class LineProblem:
         return _SymmetricToeplitz(self.column)
 
 
-class _SymmetricToeplitz(spla.LinearOperator):  # type: ignore[misc]
+class _SymmetricToeplitz(spla.LinearOperator):
     """A real symmetric Toeplitz matrix; real transforms, blocks of columns at a time."""
 
     def __init__(self, column: NumpyArray) -> None:
@@ -113,7 +113,7 @@ class _SymmetricToeplitz(spla.LinearOperator):  # type: ignore[misc]
         circulant[: self._size] = column
         circulant[self._length - self._size + 1 :] = column[:0:-1]
         self._symbol = scipy.fft.rfft(circulant).real  # of an even sequence
-        super().__init__(dtype=column.dtype, shape=(self._size, self._size))
+        super().__init__(column.dtype, (self._size, self._size))  # type: ignore[call-arg]
 
     def _matmat(self, x: NumpyArray) -> NumpyArray:
         if np.iscomplexobj(x):
@@ -299,7 +299,7 @@ class InteriorLaplace:
     @cached_property
     def _geometry(self) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
         t = 2.0 * np.pi * np.arange(self.n) / self.n
-        return self.curve.derivatives(t)  # type: ignore[no-any-return]
+        return self.curve.derivatives(t)
 
     @property
     def nodes(self) -> NumpyArray:
@@ -395,12 +395,13 @@ class InteriorLaplace:
         targets = np.asarray(z, dtype=complex).ravel()
         out = np.full(targets.shape, np.nan)
         distance = np.where(self.is_inside(targets), self._distance(targets), 0.0)
-        stride, upper = 1, np.inf
-        strides = [s for s in 2 ** np.arange(self.n.bit_length()) if self.n % s == 0 and self.n // s >= 512]
+        upper = np.inf
+        # never less than 512 nodes: the density itself must be resolved
+        strides = [2**k for k in range(self.n.bit_length()) if self.n % 2**k == 0 and self.n >> k >= 512]
         for stride in reversed(strides or [1]):
-            lower = self.safe_distance(self.n // int(stride))
+            lower = self.safe_distance(self.n // stride)
             mine = (distance >= lower) & (distance < upper)
-            out[mine] = self._summed(density, targets[mine], int(stride))
+            out[mine] = self._summed(density, targets[mine], stride)
             upper = lower
         return out.reshape(np.shape(z))
 
