@@ -178,15 +178,6 @@ def ulv_forward(q, q_tau, lower, front, gone_basis, x, kept, outgoing, first, la
 def rows_reflect(block, v, tau, k, n, sums):
     """block[k:n] -= tau v (v^H block[k:n]), for a block with rows of any length."""
     m = block.shape[1]
-    if m == 1:
-        column = block.reshape(-1)
-        s = column[k] * 0
-        for i in range(uint64(k), uint64(n)):
-            s += np.conj(v[i]) * column[i]
-        s *= tau
-        for i in range(uint64(k), uint64(n)):
-            column[i] -= s * v[i]
-        return
     for c in range(m):
         sums[c] = 0
     for i in range(uint64(k), uint64(n)):
@@ -203,13 +194,6 @@ def rows_reflect(block, v, tau, k, n, sums):
 def rows_subtract(target, factors, block, count):
     """target -= factors[:count] @ block[:count]."""
     m = block.shape[1]
-    if m == 1:
-        column = block.reshape(-1)
-        s = target[0] * 0
-        for j in range(count):
-            s += factors[j] * column[j]
-        target[0] -= s
-        return
     for j in range(count):
         f = factors[j]
         for c in range(m):
@@ -304,7 +288,7 @@ def cholesky_eliminate(diagonal, basis, q, q_tau, rest, lower, cross, kept, fail
                 lower[b, i, j] = 0
             for c in range(k):
                 cross[b, i, c] = turned[k + i, c]
-            rows_subtract_block(cross[b, i], lower[b, i], cross[b], i)
+            rows_subtract(cross[b, i], lower[b, i], cross[b], i)
             for c in range(k):
                 cross[b, i, c] /= lower[b, i, i].real
         if failed[b]:
@@ -317,15 +301,6 @@ def cholesky_eliminate(diagonal, basis, q, q_tau, rest, lower, cross, kept, fail
                 w = np.conj(cross[b, r, i])
                 for j in range(k):
                     kept[b, i, j] -= w * cross[b, r, j]
-
-
-@jit
-def rows_subtract_block(target, factors, block, count):
-    """target -= factors[:count] @ block[:count], for rows that are short."""
-    for j in range(count):
-        f = factors[j]
-        for c in range(target.shape[0]):
-            target[c] -= f * block[j, c]
 
 
 @jit
