@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import uint64
 
 from .cpu import jit
 
@@ -22,8 +23,9 @@ def climb(buffer, table, node, local, depth, level, out, work):
         block = start + node * p * k + half * below
         for c in range(k):
             s = buffer.dtype.type(0)
-            for i in range(below):
-                s += out[i] * buffer[block + c * p + i]
+            column = uint64(block + c * p)
+            for i in range(uint64(below)):
+                s += out[i] * buffer[column + i]
             work[c] = s
         for c in range(k):
             out[c] = work[c]
@@ -56,10 +58,18 @@ def entry_values(
         block, mirrored = entries[e, 0], entries[e, 2] != 0
         k, kv = row_table[level, 2], col_table[level, 2]
         total = buffer.dtype.type(0)
-        for i in range(k):
-            part = buffer.dtype.type(0)
+        if mirrored:  # the block stands for its adjoint: sum of left_i conj(B_ji) conj(right_j)
             for j in range(kv):
-                b = np.conj(buffer[block + j * k + i]) if mirrored else buffer[block + i * kv + j]
-                part += b * np.conj(right[j])
-            total += left[i] * part
+                part = buffer.dtype.type(0)
+                row = uint64(block + j * k)
+                for i in range(uint64(k)):
+                    part += left[i] * np.conj(buffer[row + i])
+                total += part * np.conj(right[j])
+        else:
+            for i in range(k):
+                part = buffer.dtype.type(0)
+                row = uint64(block + i * kv)
+                for j in range(uint64(kv)):
+                    part += buffer[row + j] * np.conj(right[j])
+                total += left[i] * part
         values[m] = total

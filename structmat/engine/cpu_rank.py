@@ -8,14 +8,17 @@ Householder's; Q is never kept.
 from __future__ import annotations
 
 import numpy as np
+from numba import uint64
 
 from .cpu import jit
 
 
 @jit
-def pivoted_rows(blocks, tail, noise, limit, lower, order, ranks, left, first, last):
+def pivoted_rows(blocks, tail, spent, noise, limit, lower, order, ranks, left, first, last):
     """Row-pivoted Gram-Schmidt of blocks[first:last] (p, s), overwritten, until the residual's norm is at most `tail`
     or, relative to the block's, at most `noise` (rounding: what is left then carries no information).
+    Each rank uses up the share `spent` of the squared tolerance: with s random samples 1 / s, as what is left of the
+    samples that a basis was fitted to underestimates what it leaves of others.
 
     lower (nb, p, limit): the factor by original rows; order (nb, p): pivots first; ranks (nb,); left (nb,): the norm of
     what is left.
@@ -35,7 +38,7 @@ def pivoted_rows(blocks, tail, noise, limit, lower, order, ranks, left, first, l
             total += s
             for j in range(limit):
                 factor[i, j] = 0
-        floor = max(tail[b] * tail[b], total * noise * noise)
+        allowed, floor = tail[b] * tail[b], total * noise * noise
         rank, residual = 0, 0.0
         for k in range(limit + 1):
             residual, largest, pick = 0.0, -1.0, k
@@ -44,7 +47,7 @@ def pivoted_rows(blocks, tail, noise, limit, lower, order, ranks, left, first, l
                 residual += s
                 if s > largest:
                     largest, pick = s, i
-            if residual <= floor or k == limit:
+            if residual <= max(allowed * (1.0 - spent * k), floor) or k == limit:
                 break
             sequence[k], sequence[pick] = sequence[pick], sequence[k]
             pivot = block[sequence[k]]
@@ -90,5 +93,5 @@ def interpolation(lower, order, ranks, basis, first, last):
                 pivot = lower[b, order[b, j]]
                 value = row[j] / pivot[j]
                 row[j] = value
-                for c in range(j):
+                for c in range(uint64(j)):
                     row[c] -= value * pivot[c]

@@ -465,7 +465,7 @@ def _finished(
     result.certificate = certificate
     remedy = "raise max_rank or the number of samples" if capped else "look at A.summary(): is there structure?"
     certificate.warn_if_not_met(remedy, stacklevel=5)
-    if result.nbytes > 1.5 * _dense_bytes(result) and row_tree.depth >= 2:
+    if result.nbytes > 2 * _dense_bytes(result) and row_tree.depth >= 2:
         warnings.warn(
             f"the matrix has no HSS structure to speak of at this tolerance: {result.nbytes / 1e6:.3g} MB with ranks up to "
             f"{result.max_rank}, against {_dense_bytes(result) / 1e6:.3g} MB as a dense array; use a dense array, a larger "

@@ -24,8 +24,8 @@ from ..tree import ClusterTree
 from .generators import Generators
 from .sampling import SamplingRule, far_samples
 
-# bytes of samples held at a time
-CHUNK_BYTES = 1 << 25
+# bytes of samples held at a time: few enough to stay in the cache
+CHUNK_BYTES = 1 << 22
 # share of the tolerance for the truncation; an interpolation from skeleton rows amplifies it by a modest factor
 SHARE = 0.5
 
@@ -114,9 +114,10 @@ class _Side:
         far = np.where(positions >= 0, self.other.perm[np.maximum(positions, 0)], -1)
         mine = self.candidates[nodes]
         if self.adjointly:
-            block = self.source.blocks(far, mine).swapaxes(1, 2)
-            return np.multiply(block.conj() if block.dtype.kind == "c" else block, weights[:, None, :], order="C")
-        block = self.source.blocks(mine, far)
+            block = self.source.blocks(far, mine, turned=True)
+            block = block.conj() if block.dtype.kind == "c" else block
+        else:
+            block = self.source.blocks(mine, far)
         block *= weights[:, None, :]
         return block
 

@@ -103,7 +103,8 @@ def _side(
     own = np.empty((nb, p, b), dtype=y.dtype)
     bases, ranks, weak = [], [], np.inf
     chunk = max(1, CHUNK_BYTES // ((p + b) * s * y.dtype.itemsize))
-    tails = tail * np.sqrt(room)
+    # Y Omega^+ spreads what the basis leaves out over the node's own columns: the samples' share of it is room / s
+    tails = tail * room / np.sqrt(s)
     for first in range(0, nb, chunk):
         part = slice(first, first + chunk)
         o, left = np.array(omega[part], order="C"), np.array(y[part], order="C")
@@ -114,14 +115,14 @@ def _side(
         weak = min(weak, float(weakest.min()))
         own[part] = left[:, :, :b]
         beyond = np.ascontiguousarray(left[:, :, b:])
-        basis, rank, _left = truncated_range(beyond, np.full(len(o), tails), max_rank=max_rank)
+        basis, rank, _left = truncated_range(beyond, np.full(len(o), tails), max_rank=max_rank, samples=True)
         bases.append(basis)
         ranks.append(rank)
     rank = np.concatenate(ranks)
     largest = int(rank.max(initial=0))
     if strict and room < max(largest + OVERSAMPLING, int(np.ceil(1.5 * largest))):
         saturated = largest >= min(p, room) and largest < p
-        needed = b + int(np.ceil(1.5 * largest)) + OVERSAMPLING
+        needed = b + int(np.ceil(2.5 * largest)) + OVERSAMPLING  # generous: the levels above need more still
         raise Starved(level, max(needed, int(1.5 * s)) if saturated else needed, largest, b)
     u = np.zeros((nb, p, largest), dtype=y.dtype)
     for k, basis in enumerate(bases):
