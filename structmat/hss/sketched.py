@@ -194,8 +194,8 @@ def assemble(levels: list[Level], root: NumpyArray, *, symmetric: bool) -> Gener
         if symmetric:
             couplings.append(0.5 * (split[:, 0, :, 1] + adjoint(split[:, 1, :, 0])))
         else:
-            couplings.append(np.stack([split[:, 0, :, 1], split[:, 1, :, 0]], axis=1).reshape(-1, k, kv))
-        own = np.stack([split[:, 0, :, 0], split[:, 1, :, 1]], axis=1).reshape(-1, k, kv)
+            couplings.append(np.stack([split[:, 0, :, 1], split[:, 1, :, 0]], axis=1).reshape(2 * len(whole), k, kv))
+        own = np.stack([split[:, 0, :, 0], split[:, 1, :, 1]], axis=1).reshape(2 * len(whole), k, kv)
         whole = here.block + matmul(matmul(here.u, own), adjoint(here.v))
     if symmetric:
         whole = 0.5 * (whole + adjoint(whole))
