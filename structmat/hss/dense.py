@@ -87,8 +87,8 @@ def _range(blocks: NumpyArray, tail: float, max_rank: int | None) -> tuple[Numpy
 
 def _project(basis: NumpyArray, blocks: NumpyArray) -> NumpyArray:
     """basis^H times each block row: (nodes, k, nodes, q)."""
-    nodes, _, others, q = blocks.shape
-    flat = np.matmul(adjoint(basis), np.ascontiguousarray(blocks).reshape(nodes, -1, others * q))
+    nodes, p, others, q = blocks.shape
+    flat = np.matmul(adjoint(basis), np.ascontiguousarray(blocks).reshape(nodes, p, others * q))
     return flat.reshape(nodes, basis.shape[2], others, q)
 
 

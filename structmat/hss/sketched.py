@@ -102,7 +102,7 @@ def _side(
         raise Starved(level, b + 1 + OVERSAMPLING, 0, b)
     own = np.empty((nb, p, b), dtype=y.dtype)
     bases, ranks, weak = [], [], np.inf
-    chunk = max(1, CHUNK_BYTES // ((p + b) * s * y.dtype.itemsize))
+    chunk = max(1, CHUNK_BYTES // max(1, (p + b) * s * y.dtype.itemsize))
     # Y Omega^+ spreads what the basis leaves out over the node's own columns: the samples' share of it is room / s
     tails = tail * room / np.sqrt(s)
     for first in range(0, nb, chunk):
@@ -112,7 +112,8 @@ def _side(
         parallel_ranges(
             lambda i, j, o=o, left=left, w=weakest: cpu_sketch.nullify(o, left, w, i, j), len(o), serial=o.size < 1 << 14
         )
-        weak = min(weak, float(weakest.min()))
+        if b:  # no inputs of the node's own: nothing that could be badly determined
+            weak = min(weak, float(weakest.min()))
         own[part] = left[:, :, :b]
         beyond = np.ascontiguousarray(left[:, :, b:])
         basis, rank, _left = truncated_range(beyond, np.full(len(o), tails), max_rank=max_rank, samples=True)
