@@ -208,6 +208,36 @@ def from_dense_rectangular():
 
 
 @case
+def from_dense_diagonal():
+    return sm.HSSMatrix.from_dense(np.eye(50), sm.ClusterTree.balanced(50, 7)), np.eye(50), 1e-8
+
+
+@case
+def from_operator_zero():
+    zeros = np.zeros((50, 50))
+    return sm.HSSMatrix.from_operator(zeros, sm.ClusterTree.balanced(50, 7), symmetric=True), zeros, 0.0
+
+
+@case
+def from_operator_diagonal():
+    d = np.diag(np.exp(1j * np.arange(1.0, 51.0)))
+    return sm.HSSMatrix.from_operator(d, sm.ClusterTree.balanced(50, 7)), d, 1e-8
+
+
+@case
+def from_samples_diagonal():
+    d, rng = np.diag(np.arange(1.0, 51.0)), np.random.default_rng(11)
+    f = rng.standard_normal((50, 14))
+    tree = sm.ClusterTree.balanced(50, 7)
+    return sm.HSSMatrix.from_samples(f, d @ f, tree, rank=1, symmetric=True), d, 1e-11
+
+
+@case
+def from_low_rank_nothing():
+    return sm.HSSMatrix.from_low_rank(np.zeros((50, 0)), np.zeros((50, 0))), np.zeros((50, 50)), 0.0
+
+
+@case
 def from_entries():
     dense = kernel_l(200)(line(200), line(200)) + np.triu(np.ones((200, 200)))
     tree = sm.ClusterTree.balanced(200, 16)

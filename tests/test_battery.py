@@ -1,5 +1,7 @@
 """All checks over all cases."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from structmat.testing import CHECKS, Case, check_structured_matrix, random_hss
 from tests import cases
 
 
+@cache
 def instance(name):
     matrix, dense, tolerance = cases.build(name)
     return Case(matrix, dense, tolerance, seed=len(name))

@@ -75,7 +75,8 @@ def truncation_keeps_its_certificate(case: Case) -> None:
         assert cut.certificate.met, str(cut.certificate)
         assert cut.max_rank <= before, "a larger tolerance gave a larger rank"
         before = cut.max_rank
-    assert case.matrix.truncate(rtol=0.0, atol=2.0 * case.norm).max_rank == 0, "atol above the norm leaves nothing"
+    # the tolerance is shared by the nodes: this much for each of them leaves nothing
+    assert case.matrix.truncate(rtol=0.0, atol=4.0 * max(case.dense.shape) * case.norm).max_rank == 0, "atol is ignored"
     with raises(ValueError, "rtol must be a finite number >= 0"):
         case.matrix.truncate(rtol=-1.0)
     with raises(ValueError, "max_rank must be at least 0"):

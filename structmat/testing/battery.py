@@ -53,6 +53,11 @@ class Case:
         """The Frobenius norm of the dense twin."""
         return float(np.linalg.norm(self.dense))
 
+    @cached_property
+    def singular_values(self) -> NumpyArray:
+        """Singular values of the dense twin, the largest first."""
+        return np.linalg.svd(self.dense, compute_uv=False)
+
     @property
     def eps(self) -> float:
         """Rounding of the matrix's precision."""
