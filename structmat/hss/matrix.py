@@ -326,7 +326,9 @@ class HSSMatrix(HSSConstructors, StructuredMatrix):
         return self._with_diagonal(diagonal)
 
     def _with_diagonal(self, diagonal: NumpyArray) -> HSSMatrix:
-        g = self.generators.map(lambda a: a.astype(diagonal.dtype, copy=False))
+        g = self.generators
+        if g.diagonal.dtype != diagonal.dtype:
+            g = g.map(lambda a: a.astype(diagonal.dtype))
         changed = Generators(diagonal, g.row_basis, g.col_basis, g.couplings, g.symmetric)
         return HSSMatrix(changed, self.row_tree, self.col_tree, self.certificate)
 
@@ -420,10 +422,9 @@ def _validate(g: Generators, row_tree: ClusterTree, col_tree: ClusterTree) -> No
     for side, basis, tree in (("row", g.row_basis, row_tree), ("column", g.col_basis, col_tree)):
         for level in range(1, depth + 1):
             p = tree.leaf_size if level == depth else 2 * basis.width(level + 1)
-            if tuple(basis[level].shape[:2]) != (2**level, p):
-                raise ShapeError(
-                    f"the {side} basis of level {level} has shape {tuple(basis[level].shape)}, expected (2**{level}, {p}, k)"
-                )
+            shape = (len(basis.levels[level - 1]), basis.height(level))
+            if shape != (2**level, p):
+                raise ShapeError(f"the {side} bases of level {level} are {shape} x k, expected {(2**level, p)} x k")
     for level, b in enumerate(g.couplings, start=1):
         expected = (2 ** (level - 1 if g.symmetric else level), g.row_basis.width(level), g.col_basis.width(level))
         if tuple(b.shape) != expected:
