@@ -185,6 +185,8 @@ class StructuredMatrix(ABC):
 
     def trace(self) -> Any:
         """The sum of the diagonal of a square matrix."""
+        if self.shape[0] != self.shape[1]:
+            raise ShapeError(f"the trace needs a square matrix, but A.shape = {self.shape}")
         return self.diagonal().sum()
 
     @abstractmethod

@@ -60,9 +60,29 @@ class EntrySource:
         self._require_finite(block, i, j)
         return block
 
-    def blocks(self, rows: IntArray, cols: IntArray) -> NumpyArray:
-        """The blocks (nb, p, q) at rows (nb, p) and columns (nb, q); zero where an index is negative (padding)."""
-        out = np.zeros((rows.shape[0], rows.shape[1], cols.shape[1]), dtype=self.dtype)
+    def blocks(self, rows: IntArray, cols: IntArray, *, turned: bool = False) -> NumpyArray:
+        """The blocks (nb, p, q) at rows (nb, p) and columns (nb, q); zero where an index is negative (padding).
+
+        With `turned`, their transposes, (nb, q, p), laid out as such.
+        """
+        (p, q), nb = (rows.shape[1], cols.shape[1]), len(rows)
+        padded = bool((rows < 0).any() or (cols < 0).any())
+        out = (np.zeros if padded else np.empty)((nb, q, p) if turned else (nb, p, q), dtype=self.dtype)
+        view = out.swapaxes(1, 2) if turned else out
+        if not padded:
+            for b in range(nb):
+                view[b] = self._block(rows[b], cols[b])
+        else:
+            self._fill_padded(view, rows, cols)
+        # a sum is finite only if all terms are (an overflow of finite ones is sorted out below)
+        with np.errstate(over="ignore", invalid="ignore"):
+            suspicious = not np.isfinite(out.sum())
+        if suspicious and not np.isfinite(out).all():
+            b = int(np.argwhere(~np.isfinite(out))[0][0])
+            self._require_finite(view[b], rows[b], cols[b])
+        return out
+
+    def _fill_padded(self, out: NumpyArray, rows: IntArray, cols: IntArray) -> None:
         row_counts, col_counts = (rows >= 0).sum(axis=1), (cols >= 0).sum(axis=1)
         trailing = _is_trailing(rows, row_counts) and _is_trailing(cols, col_counts)
         for b in range(len(rows)):
@@ -71,13 +91,9 @@ class EntrySource:
                 if p and q:
                     out[b, :p, :q] = self._block(rows[b, :p], cols[b, :q])
             else:
-                p, q = np.flatnonzero(rows[b] >= 0), np.flatnonzero(cols[b] >= 0)
-                if len(p) and len(q):
-                    out[b][np.ix_(p, q)] = self._block(rows[b, p], cols[b, q])
-        if not np.isfinite(out).all():
-            b = int(np.argwhere(~np.isfinite(out))[0][0])
-            self._require_finite(out[b], rows[b], cols[b])
-        return out
+                i, j = np.flatnonzero(rows[b] >= 0), np.flatnonzero(cols[b] >= 0)
+                if len(i) and len(j):
+                    out[b][np.ix_(i, j)] = self._block(rows[b, i], cols[b, j])
 
     def pairs(self, i: IntArray, j: IntArray) -> NumpyArray:
         """The single entries at rows i (m, c) and columns j (m, c), where each row of i holds one index c times."""
@@ -110,9 +126,9 @@ class KernelSource(EntrySource):
     def _describe(self) -> str:
         return f"the kernel {getattr(self.kernel, '__name__', type(self.kernel).__name__)}(x, y)"
 
-    def blocks(self, rows: IntArray, cols: IntArray) -> NumpyArray:
+    def blocks(self, rows: IntArray, cols: IntArray, *, turned: bool = False) -> NumpyArray:
         if not self.batched:
-            return super().blocks(rows, cols)
+            return super().blocks(rows, cols, turned=turned)
         x = _as_columns(self.row_points)[np.maximum(rows, 0)]
         y = _as_columns(self.col_points)[np.maximum(cols, 0)]
         out = np.asarray(self.kernel(x, y)).astype(self.dtype, copy=False)
@@ -122,7 +138,7 @@ class KernelSource(EntrySource):
         if not np.isfinite(out).all():
             b = int(np.argwhere(~np.isfinite(out))[0][0])
             self._require_finite(out[b], rows[b], cols[b])
-        return out
+        return np.ascontiguousarray(out.swapaxes(1, 2)) if turned else out
 
 
 def _as_columns(points: NumpyArray) -> NumpyArray:

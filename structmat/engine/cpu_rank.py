@@ -8,14 +8,17 @@ Householder's; Q is never kept.
 from __future__ import annotations
 
 import numpy as np
+from numba import uint64
 
 from .cpu import jit
 
 
 @jit
-def pivoted_rows(blocks, tail, noise, limit, lower, order, ranks, left, first, last):
+def pivoted_rows(blocks, tail, spent, noise, limit, lower, order, ranks, left, first, last):
     """Row-pivoted Gram-Schmidt of blocks[first:last] (p, s), overwritten, until the residual's norm is at most `tail`
     or, relative to the block's, at most `noise` (rounding: what is left then carries no information).
+    Each rank uses up the share `spent` of the squared tolerance: with s random samples 1 / s, as what is left of the
+    samples that a basis was fitted to underestimates what it leaves of others.
 
     lower (nb, p, limit): the factor by original rows; order (nb, p): pivots first; ranks (nb,); left (nb,): the norm of
     what is left.
@@ -35,7 +38,7 @@ def pivoted_rows(blocks, tail, noise, limit, lower, order, ranks, left, first, l
             total += s
             for j in range(limit):
                 factor[i, j] = 0
-        floor = max(tail[b] * tail[b], total * noise * noise)
+        allowed, floor = tail[b] * tail[b], total * noise * noise
         rank, residual = 0, 0.0
         for k in range(limit + 1):
             residual, largest, pick = 0.0, -1.0, k
@@ -44,7 +47,7 @@ def pivoted_rows(blocks, tail, noise, limit, lower, order, ranks, left, first, l
                 residual += s
                 if s > largest:
                     largest, pick = s, i
-            if residual <= floor or k == limit:
+            if residual <= max(allowed * (1.0 - spent * k), floor) or k == limit:
                 break
             sequence[k], sequence[pick] = sequence[pick], sequence[k]
             pivot = block[sequence[k]]
@@ -71,24 +74,24 @@ def pivoted_rows(blocks, tail, noise, limit, lower, order, ranks, left, first, l
 
 
 @jit
-def interpolation(lower, order, ranks, basis, first, last):
-    """basis (nb, p, k) with M = basis @ M[order[:k]]: the identity on the pivot rows, L2 L1^{-1} on the others."""
-    rows, width = lower.shape[1], basis.shape[2]
+def interpolation(lower, order, ranks, rest, first, last):
+    """rest (nb, p - k, k): the rows order[k:] of the matrix X with M = X M[order[:k]], whose rows order[:k] are the identity.
+
+    Where the rank is below k, rows that the tolerance did not ask for join the skeleton, and their columns are zero.
+    """
+    count, width = rest.shape[1:]
     for b in range(first, last):
         rank = ranks[b]
-        for i in range(rows):
-            row = basis[b, order[b, i]]
-            for j in range(width):
-                row[j] = 0
-            if i < rank:
-                row[i] = 1
-                continue
-            known = lower[b, order[b, i]]
+        for i in range(count):
+            row = rest[b, i]
+            known = lower[b, order[b, width + i]]
             for j in range(rank):
                 row[j] = known[j]
+            for j in range(rank, width):
+                row[j] = 0
             for j in range(rank - 1, -1, -1):
                 pivot = lower[b, order[b, j]]
                 value = row[j] / pivot[j]
                 row[j] = value
-                for c in range(j):
+                for c in range(uint64(j)):
                     row[c] -= value * pivot[c]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import uint64
 
 from .cpu import jit
 from .cpu_ulv import reflect_right, reflector
@@ -39,5 +40,5 @@ def nullify(omega, y, weakest, first, last):
                 lower = omega[t, i]
                 value = row[i] / lower[i]
                 row[i] = value
-                for j in range(i):
+                for j in range(uint64(i)):
                     row[j] -= value * lower[j]

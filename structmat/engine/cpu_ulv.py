@@ -1,12 +1,14 @@
 """Compiled kernels for the CPU: eliminations and substitutions of the ULV and the Cholesky factorisation, by node.
 
 Householder reflectors H = I - tau v v^H follow LAPACK's convention, v = (0, .., 0, 1, ..): H^H a is real and along one
-axis. They are stored as rows, with their taus, and applied to rows, so that all inner loops run over contiguous numbers.
+axis. They are stored as rows, with their taus, and applied to rows, so that all inner loops run over contiguous numbers;
+unsigned indices let them be vectorised.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numba import uint64
 
 from .cpu import jit
 
@@ -16,7 +18,7 @@ def reflector(v, k, n):
     """Turn v[k:n] into a reflector in place (v[:k] is set to zero); returns beta, tau with H^H a = beta e_k."""
     alpha = v[k]
     square = 0.0
-    for j in range(k + 1, n):
+    for j in range(uint64(k + 1), uint64(n)):
         square += v[j].real * v[j].real + v[j].imag * v[j].imag
     for j in range(k):
         v[j] = 0
@@ -26,7 +28,7 @@ def reflector(v, k, n):
     norm = np.sqrt(alpha.real * alpha.real + alpha.imag * alpha.imag + square)
     beta = -norm if alpha.real >= 0.0 else norm
     factor = 1.0 / (alpha - beta)
-    for j in range(k + 1, n):
+    for j in range(uint64(k + 1), uint64(n)):
         v[j] = v[j] * factor
     return beta, (beta - alpha) / beta
 
@@ -35,10 +37,10 @@ def reflector(v, k, n):
 def reflect_left(row, v, tau, k, n):
     """H^H on a column that is stored as the row `row`."""
     s = row[k] * 0
-    for j in range(k, n):
+    for j in range(uint64(k), uint64(n)):
         s += np.conj(v[j]) * row[j]
     s *= np.conj(tau)
-    for j in range(k, n):
+    for j in range(uint64(k), uint64(n)):
         row[j] -= s * v[j]
 
 
@@ -46,10 +48,10 @@ def reflect_left(row, v, tau, k, n):
 def reflect_right(row, v, tau, k, n):
     """row H."""
     s = row[k] * 0
-    for j in range(k, n):
+    for j in range(uint64(k), uint64(n)):
         s += row[j] * v[j]
     s *= tau
-    for j in range(k, n):
+    for j in range(uint64(k), uint64(n)):
         row[j] -= s * np.conj(v[j])
 
 
@@ -176,22 +178,13 @@ def ulv_forward(q, q_tau, lower, front, gone_basis, x, kept, outgoing, first, la
 def rows_reflect(block, v, tau, k, n, sums):
     """block[k:n] -= tau v (v^H block[k:n]), for a block with rows of any length."""
     m = block.shape[1]
-    if m == 1:
-        column = block.reshape(-1)
-        s = column[k] * 0
-        for i in range(k, n):
-            s += np.conj(v[i]) * column[i]
-        s *= tau
-        for i in range(k, n):
-            column[i] -= s * v[i]
-        return
     for c in range(m):
         sums[c] = 0
-    for i in range(k, n):
+    for i in range(uint64(k), uint64(n)):
         w = np.conj(v[i])
         for c in range(m):
             sums[c] += w * block[i, c]
-    for i in range(k, n):
+    for i in range(uint64(k), uint64(n)):
         w = tau * v[i]
         for c in range(m):
             block[i, c] -= w * sums[c]
@@ -201,13 +194,6 @@ def rows_reflect(block, v, tau, k, n, sums):
 def rows_subtract(target, factors, block, count):
     """target -= factors[:count] @ block[:count]."""
     m = block.shape[1]
-    if m == 1:
-        column = block.reshape(-1)
-        s = target[0] * 0
-        for j in range(count):
-            s += factors[j] * column[j]
-        target[0] -= s
-        return
     for j in range(count):
         f = factors[j]
         for c in range(m):
@@ -302,7 +288,7 @@ def cholesky_eliminate(diagonal, basis, q, q_tau, rest, lower, cross, kept, fail
                 lower[b, i, j] = 0
             for c in range(k):
                 cross[b, i, c] = turned[k + i, c]
-            rows_subtract_block(cross[b, i], lower[b, i], cross[b], i)
+            rows_subtract(cross[b, i], lower[b, i], cross[b], i)
             for c in range(k):
                 cross[b, i, c] /= lower[b, i, i].real
         if failed[b]:
@@ -315,15 +301,6 @@ def cholesky_eliminate(diagonal, basis, q, q_tau, rest, lower, cross, kept, fail
                 w = np.conj(cross[b, r, i])
                 for j in range(k):
                     kept[b, i, j] -= w * cross[b, r, j]
-
-
-@jit
-def rows_subtract_block(target, factors, block, count):
-    """target -= factors[:count] @ block[:count], for rows that are short."""
-    for j in range(count):
-        f = factors[j]
-        for c in range(target.shape[0]):
-            target[c] -= f * block[j, c]
 
 
 @jit

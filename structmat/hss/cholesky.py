@@ -21,7 +21,7 @@ from ..engine import cpu_ulv
 from ..engine.dense import matmul
 from ..exceptions import NotPositiveDefiniteError, SymmetryError
 from .generators import Generators, halves, pairs, swap_siblings
-from .ulv import _by_node, merge, narrow, with_padded_diagonal
+from .ulv import _by_node, merge, narrow, substitution_kernels, with_padded_diagonal
 
 if TYPE_CHECKING:
     from .matrix import HSSMatrix
@@ -66,16 +66,16 @@ class HSSCholesky(Factorization):
 
     def _solve_block(self, b: NumpyArray, *, adjointly: bool) -> NumpyArray:
         x = np.array(self._tree.to_leaves(b), dtype=np.result_type(b.dtype, self.dtype), order="C")
-        blocks = []
+        blocks, kernels = [], substitution_kernels(x)
         for f in self._levels:
             kept = np.empty((len(x), f.q.shape[1], x.shape[2]), dtype=x.dtype)
-            _by_node(cpu_ulv.cholesky_forward, len(x), x.nbytes, f.q, f.q_tau, f.lower, f.cross, x, kept)
+            _by_node(kernels.cholesky_forward, len(x), x.nbytes, f.q, f.q_tau, f.lower, f.cross, x, kept)
             blocks.append(x)
             x = pairs(kept)
         x = scipy.linalg.cho_solve((self._root, True), x[0], check_finite=False)[None]
         for f, block in zip(self._levels[::-1], blocks[::-1], strict=True):
             kept = np.ascontiguousarray(halves(x))
-            _by_node(cpu_ulv.cholesky_backward, len(block), block.nbytes, f.q, f.q_tau, f.lower, f.cross, block, kept)
+            _by_node(kernels.cholesky_backward, len(block), block.nbytes, f.q, f.q_tau, f.lower, f.cross, block, kept)
             x = block
         return np.ascontiguousarray(self._tree.from_leaves(x))
 

@@ -298,17 +298,8 @@ class HSSConstructors:
     @classmethod
     def from_low_rank(cls, u: Any, v: Any, tree: TreeLike = None, *, symmetric: bool = False) -> HSSMatrix:
         """U V^H for U (m, r) and V (n, r), exactly; with `symmetric`, U U^H (V must be U)."""
-        left = _check.matrix(u, "u") if np.size(u) else np.asarray(u, dtype=np.float64)
-        right = left if v is u or v is None else _check.matrix(v, "v") if np.size(v) else np.asarray(v, np.float64)
-        if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
-            raise ShapeError(f"u (m, r) and v (n, r) must have the same r, but their shapes are {left.shape} and {right.shape}")
-        if symmetric and right is not left and not np.array_equal(left, right):
-            raise SymmetryError("symmetric=True stands for U U^H, but v differs from u")
-        row_tree, col_tree = as_tree_pair(tree, (left.shape[0], right.shape[0]))
-        dtype = np.result_type(left, right)
-        blocks = [t.to_leaves(f.astype(dtype, copy=False)) for t, f in ((row_tree, left), (col_tree, right))]
-        g = arithmetic.low_rank(blocks[0], blocks[1], symmetric=symmetric)
-        return _finished(g, row_tree, col_tree, exact(0.0, float(np.finfo(dtype).eps)))
+        result = low_rank(u, v, tree, symmetric=symmetric)
+        return _finished(result.generators, result.row_tree, result.col_tree, result.certificate)
 
     @classmethod
     def zeros(cls, tree: TreeLike, dtype: Any = np.float64, *, symmetric: bool = False) -> HSSMatrix:
@@ -341,6 +332,24 @@ class HSSConstructors:
         """The identity matrix."""
         row_tree, col_tree = as_tree_pair(tree, _shape_of(tree))
         return cls.zeros((row_tree, col_tree), dtype, symmetric=True).add_diagonal(1.0)
+
+
+def low_rank(u: Any, v: Any, tree: TreeLike, *, symmetric: bool) -> HSSMatrix:
+    """U V^H exactly, whether or not a dense array were smaller."""
+    left = _check.matrix(u, "u") if np.size(u) else np.asarray(u, dtype=np.float64)
+    right = left if v is u or v is None else _check.matrix(v, "v") if np.size(v) else np.asarray(v, np.float64)
+    if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
+        raise ShapeError(f"u (m, r) and v (n, r) must have the same r, but their shapes are {left.shape} and {right.shape}")
+    if symmetric and right is not left and not np.array_equal(left, right):
+        raise SymmetryError("symmetric=True stands for U U^H, but v differs from u")
+    row_tree, col_tree = as_tree_pair(tree, (left.shape[0], right.shape[0]))
+    dtype = np.result_type(left, right)
+    # copies: to_leaves may return views, and a matrix does not change with its input
+    blocks = [t.to_leaves(f.astype(dtype)) for t, f in ((row_tree, left), (col_tree, right))]
+    g = arithmetic.low_rank(blocks[0], blocks[1], symmetric=symmetric)
+    result = _unchecked(g, row_tree, col_tree)
+    result.certificate = exact(0.0, float(np.finfo(dtype).eps))
+    return result
 
 
 def _silent(_share: float) -> None:
@@ -465,7 +474,7 @@ def _finished(
     result.certificate = certificate
     remedy = "raise max_rank or the number of samples" if capped else "look at A.summary(): is there structure?"
     certificate.warn_if_not_met(remedy, stacklevel=5)
-    if result.nbytes > 1.5 * _dense_bytes(result) and row_tree.depth >= 2:
+    if result.nbytes > 2 * _dense_bytes(result) and row_tree.depth >= 2:
         warnings.warn(
             f"the matrix has no HSS structure to speak of at this tolerance: {result.nbytes / 1e6:.3g} MB with ranks up to "
             f"{result.max_rank}, against {_dense_bytes(result) / 1e6:.3g} MB as a dense array; use a dense array, a larger "

@@ -75,7 +75,8 @@ def _range(blocks: NumpyArray, tail: float, max_rank: int | None) -> tuple[Numpy
     step = max(1, CHUNK_BYTES // max(1, blocks[0].nbytes))
     parts = []
     for first in range(0, nodes, step):
-        part = np.array(blocks[first : first + step], order="C").reshape(-1, p, blocks.shape[2] * blocks.shape[3])
+        part = np.array(blocks[first : first + step], order="C")
+        part = part.reshape(len(part), p, blocks.shape[2] * blocks.shape[3])
         parts.append(truncated_range(part, np.full(len(part), tail), max_rank=max_rank))
     ranks = np.concatenate([r for _, r, _ in parts])
     basis = np.zeros((nodes, p, int(ranks.max(initial=0))), dtype=blocks.dtype)
@@ -86,8 +87,8 @@ def _range(blocks: NumpyArray, tail: float, max_rank: int | None) -> tuple[Numpy
 
 def _project(basis: NumpyArray, blocks: NumpyArray) -> NumpyArray:
     """basis^H times each block row: (nodes, k, nodes, q)."""
-    nodes, _, others, q = blocks.shape
-    flat = np.matmul(adjoint(basis), np.ascontiguousarray(blocks).reshape(nodes, -1, others * q))
+    nodes, p, others, q = blocks.shape
+    flat = np.matmul(adjoint(basis), np.ascontiguousarray(blocks).reshape(nodes, p, others * q))
     return flat.reshape(nodes, basis.shape[2], others, q)
 
 

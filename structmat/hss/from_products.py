@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .._backend import parallel_tasks
 from .._typing import NumpyArray
 from ..certificate import Certificate
 from ..exceptions import SymmetryError, TooFewSamplesError
@@ -27,48 +28,63 @@ class _Recorder:
     ) -> None:
         self.source, self.rng, self.symmetric = source, rng, symmetric
         self.row_tree, self.col_tree = row_tree, col_tree
-        self.parts: list[Samples] = []
+        self.parts: list[Samples] = []  # as drawn
 
     def gaussian(self, rows: int, count: int) -> NumpyArray:
+        """Independent standard normal numbers, drawn by two streams at a time; the same for any number of threads."""
         real = np.float32 if self.source.dtype in (np.float32, np.complex64) else np.float64
-        x = self.rng.standard_normal((rows, count), dtype=real)
-        if self.source.dtype.kind == "c":
-            x = (x + 1j * self.rng.standard_normal((rows, count), dtype=real)) / np.sqrt(2.0)
-        return x.astype(self.source.dtype, copy=False)
+        parts = 2 if self.source.dtype.kind == "c" else 1
+        x = np.empty((rows, count * parts), dtype=real)
+        streams = self.rng.spawn(8)
+
+        def fill(k: int) -> None:
+            streams[k].standard_normal(out=x[rows * k // 8 : rows * (k + 1) // 8], dtype=real)
+
+        parallel_tasks(fill, 8)
+        if parts == 1:
+            return x
+        x *= np.sqrt(0.5)
+        return x.view(self.source.dtype)
 
     def draw(self, count: int) -> Samples:
-        """`count` new samples as (leaves, size, count) blocks."""
+        """`count` new samples as (leaves, size, count) blocks, kept for later rounds."""
         dtype = self.source.dtype
 
         def leaves(tree: ClusterTree, x: NumpyArray) -> NumpyArray:
             return np.ascontiguousarray(tree.to_leaves(x.astype(dtype, copy=False)))
 
+        def inputs(tree: ClusterTree, x: NumpyArray) -> NumpyArray:
+            return with_full_rows(leaves(tree, x), tree.leaf_positions < tree.n)
+
         x = self.gaussian(self.source.shape[1], count)
         y = leaves(self.row_tree, self.source.matmat(x))
-        omega = leaves(self.col_tree, x)
+        omega = inputs(self.col_tree, x)
         if self.symmetric:
-            return Samples(omega, y, omega, y)
-        x = self.gaussian(self.source.shape[0], count)
-        z = leaves(self.col_tree, self.source.rmatmat(x))
-        return Samples(omega, y, leaves(self.row_tree, x), z)
+            new = Samples(omega, y, omega, y)
+        else:
+            x = self.gaussian(self.source.shape[0], count)
+            z = leaves(self.col_tree, self.source.rmatmat(x))
+            new = Samples(omega, y, inputs(self.row_tree, x), z)
+        self.parts.append(new)
+        return new
+
+    def samples(self, count: int) -> Samples:
+        """All samples so far, and new ones to make it `count` of them."""
+        have = sum(part.count for part in self.parts)
+        if count > have:
+            self.draw(count - have)
+        while len(self.parts) > 1:
+            last = self.parts.pop()
+            self.parts[-1] = _joined(self.parts[-1], last)
+        return self.parts[0]
 
 
-def _joined(a: Samples | None, b: Samples) -> Samples:
-    if a is None:
-        return b
+def _joined(a: Samples, b: Samples) -> Samples:
     omega, y = (np.concatenate(pair, axis=2) for pair in ((a.omega, b.omega), (a.y, b.y)))
     if a.symmetric:
         return Samples(omega, y, omega, y)
     psi, z = (np.concatenate(pair, axis=2) for pair in ((a.psi, b.psi), (a.z, b.z)))
     return Samples(omega, y, psi, z)
-
-
-def _with_padding(samples: Samples, row_tree: ClusterTree, col_tree: ClusterTree) -> Samples:
-    """Samples whose inputs are random in the padding of shorter leaves."""
-    omega = with_full_rows(samples.omega, col_tree.leaf_positions < col_tree.n)
-    if samples.symmetric:
-        return Samples(omega, samples.y, omega, samples.y)
-    return Samples(omega, samples.y, with_full_rows(samples.psi, row_tree.leaf_positions < row_tree.n), samples.z)
 
 
 def from_operator(
@@ -86,6 +102,8 @@ def from_operator(
 ) -> tuple[Generators, Certificate]:
     """Build with as many probes as the levels turn out to need, then check on independent ones."""
     recorder = _Recorder(source, row_tree, col_tree, rng, symmetric)
+    from .constructors import _unchecked
+
     check = recorder.gaussian(source.shape[1], CHECK_PROBES)
     exact = source.matmat(check).astype(source.dtype, copy=False)
     norm = float(np.linalg.norm(exact)) / np.sqrt(CHECK_PROBES)
@@ -93,32 +111,21 @@ def from_operator(
         _require_hermitian_products(check, exact)
     eps = float(np.finfo(source.dtype).eps)
     limit = min(source.shape) if max_probes is None else min(max_probes, *source.shape)
-    needed = 2 * max(row_tree.leaf_size, col_tree.leaf_size)
-    samples: Samples | None = None
+    count = 2 * max(row_tree.leaf_size, col_tree.leaf_size)
     share, best = 1.0 / probe_factor(CHECK_PROBES), None
     for _round in range(ROUNDS):
         allowed = max(share * rtol, 2 * eps) * norm
-        g, samples, needed = _adaptive(recorder, samples, needed, limit, allowed, max_rank, fresh, progress)
-        certificate = _verified(g, recorder, check, exact, rtol, source, samples)
+        g, count = _levels(recorder, count, limit, allowed, max_rank, fresh, progress)
+        a = _unchecked(g, row_tree, col_tree)
+        certificate = by_probes(a, check, exact, asked=rtol, norm=None, products=source.products, samples=count)
         if best is None or certificate.upper_bound < best[1].upper_bound:
             best = g, certificate
         capped = max_rank is not None and max(g.row_basis.max_rank, g.col_basis.max_rank) >= max_rank
-        if certificate.met or capped or needed >= limit:
+        if certificate.met or capped or count >= limit:
             break
-        needed, share = min(limit, int(1.5 * needed)), 0.5 * share
+        count, share = min(limit, int(1.5 * count)), 0.5 * share
     assert best is not None
     return best
-
-
-def _verified(
-    g: Generators, recorder: _Recorder, check: NumpyArray, exact: NumpyArray, rtol: float, source: OperatorSource,
-    samples: Samples | None,
-) -> Certificate:  # fmt: skip
-    from .constructors import _unchecked
-
-    a = _unchecked(g, recorder.row_tree, recorder.col_tree)
-    count = 0 if samples is None else samples.count
-    return by_probes(a, check, exact, asked=rtol, norm=None, products=source.products, samples=count)
 
 
 def _require_hermitian_products(x: NumpyArray, y: NumpyArray) -> None:
@@ -132,54 +139,37 @@ def _require_hermitian_products(x: NumpyArray, y: NumpyArray) -> None:
         )
 
 
-def _adaptive(
-    recorder: _Recorder, samples: Samples | None, needed: int, limit: int, allowed: float, max_rank: int | None,
-    fresh: bool, progress: Any,
-) -> tuple[Generators, Samples | None, int]:  # fmt: skip
-    """One pass over the levels that suffices: grown wherever a level starves."""
-    if recorder.row_tree.depth == 0:
-        return _single_block(recorder), samples, needed
-    while True:
-        needed = min(needed, limit)
-        have = 0 if samples is None else samples.count
-        if needed > have and not fresh:
-            new = recorder.draw(needed - have)
-            samples = _joined(samples, _with_padding(new, recorder.row_tree, recorder.col_tree))
-        try:
-            g = _all_levels(recorder, samples, needed, allowed, max_rank, needed < limit, fresh, progress)
-        except Starved as hunger:
-            if needed >= limit:
-                return _by_columns(recorder), samples, limit
-            needed = max(hunger.needed, needed + OVERSAMPLING)
-            continue
-        return g, samples, needed
+def _levels(
+    recorder: _Recorder, count: int, limit: int, allowed: float, max_rank: int | None, fresh: bool, progress: Any
+) -> tuple[Generators, int]:
+    """One pass over the levels, and how many samples it took.
 
-
-def _all_levels(
-    recorder: _Recorder, samples: Samples | None, needed: int, allowed: float, max_rank: int | None, strict: bool,
-    fresh: bool, progress: Any,
-) -> Generators:  # fmt: skip
+    Where a level starves, samples are added and taken up through the levels that are done: these had enough.
+    """
     depth = recorder.row_tree.depth
+    if depth == 0:
+        return _single_block(recorder), 0
     levels: list[Level] = []
-    current = samples
-    for level in range(depth, 0, -1):
-        if fresh:
-            current = _risen(_drawn(recorder, needed), levels)
-        assert current is not None
-        tail = allowed / np.sqrt(2.0 * depth * 2.0**level)
-        levels.append(process_level(current, level, tail, max_rank=max_rank, strict=strict))
+    current = recorder.samples(min(count, limit))
+    level = depth
+    while level >= 0:
+        have = current.count
+        try:
+            if level == 0:
+                root, _weakest = root_block(current)
+                break
+            tail = allowed / np.sqrt(2.0 * depth * 2.0**level)
+            levels.append(process_level(current, level, tail, max_rank=max_rank, strict=have < limit))
+        except Starved as hunger:
+            if have >= limit:
+                return _by_columns(recorder), limit
+            more = min(limit, max(hunger.needed, have + OVERSAMPLING)) - have
+            current = _joined(current, _risen(recorder.draw(more), levels))
+            continue
         progress(1.0 / depth)
-        if not fresh:
-            current = rise(current, levels[-1])
-    if fresh:
-        current = _risen(_drawn(recorder, needed), levels)
-    assert current is not None
-    root, _ = root_block(current)
-    return assemble(levels, root, symmetric=recorder.symmetric)
-
-
-def _drawn(recorder: _Recorder, count: int) -> Samples:
-    return _with_padding(recorder.draw(count), recorder.row_tree, recorder.col_tree)
+        current = _risen(recorder.draw(have), levels) if fresh else rise(current, levels[-1])
+        level -= 1
+    return assemble(levels, root, symmetric=recorder.symmetric), current.count
 
 
 def _risen(samples: Samples, levels: list[Level]) -> Samples:
@@ -235,8 +225,9 @@ def from_samples(
             f"smaller leaves (leaf_size <= {report['given'] - rank - 1})"
         )
     blocks = [np.ascontiguousarray(t.to_leaves(a.astype(dtype, copy=False))) for t, a in zip(trees, pairs, strict=False)]
+    for k in range(0, len(blocks), 2):
+        blocks[k] = with_full_rows(blocks[k], trees[k].leaf_positions < trees[k].n)
     samples = Samples(*blocks) if len(blocks) == 4 else Samples(blocks[0], blocks[1], blocks[0], blocks[1])
-    samples = _with_padding(samples, row_tree, col_tree)
     if symmetric:
         report["symmetry_gap"] = _symmetry_gap(pairs[0], pairs[1])
         if report["symmetry_gap"] > max(1e-6, 100 * rtol):

@@ -130,8 +130,9 @@ def _responses(
     for number in range(len(levels) - 1, -1, -1):
         k, both = rows[number].shape[2], functionals[number].shape[1]
         split = whole.reshape(len(whole), 2, k, 2, both)
-        own = np.stack([split[:, 0, :, 0], split[:, 1, :, 1]], axis=1).reshape(-1, k, both)
-        across = np.stack([split[:, 0, :, 1], split[:, 1, :, 0]], axis=1).reshape(-1, k, both)
+        nodes = 2 * len(whole)
+        own = np.stack([split[:, 0, :, 0], split[:, 1, :, 1]], axis=1).reshape(nodes, k, both)
+        across = np.stack([split[:, 0, :, 1], split[:, 1, :, 0]], axis=1).reshape(nodes, k, both)
         couplings.append(across)
         if number == 0:
             return own, couplings[::-1]

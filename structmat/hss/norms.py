@@ -9,6 +9,7 @@ import scipy.sparse.linalg as spla
 
 # below this size a dense singular value decomposition is cheaper and safer than an iteration
 DENSE_SIZE = 48
+POWER_STEPS = 1000
 
 
 def two_norm(op: Any, *, tol: float, rng: np.random.Generator) -> float:
@@ -20,4 +21,20 @@ def two_norm(op: Any, *, tol: float, rng: np.random.Generator) -> float:
         return float(np.linalg.norm(dense, 2))
     start = rng.standard_normal(min(op.shape)).astype(op.dtype)
     operator = op if isinstance(op, spla.LinearOperator) else op.aslinearoperator()
-    return float(spla.svds(operator, k=1, tol=tol, v0=start, return_singular_vectors=False)[0])
+    try:
+        return float(spla.svds(operator, k=1, tol=tol, v0=start, return_singular_vectors=False)[0])
+    except spla.ArpackError:  # the zero matrix, the identity: the Krylov space is smaller than ARPACK wants
+        return _by_power_iteration(operator, tol, rng)
+
+
+def _by_power_iteration(operator: Any, tol: float, rng: np.random.Generator) -> float:
+    x = rng.standard_normal(operator.shape[1]).astype(operator.dtype)
+    x, size = x / np.linalg.norm(x), 0.0
+    for _ in range(POWER_STEPS):
+        y = operator.matvec(x)
+        before, size = size, float(np.linalg.norm(y))
+        if size == 0.0 or abs(size - before) <= 0.1 * tol * size:
+            break
+        x = operator.rmatvec(y)
+        x = x / np.linalg.norm(x)
+    return size

@@ -102,8 +102,9 @@ def _side(
         raise Starved(level, b + 1 + OVERSAMPLING, 0, b)
     own = np.empty((nb, p, b), dtype=y.dtype)
     bases, ranks, weak = [], [], np.inf
-    chunk = max(1, CHUNK_BYTES // ((p + b) * s * y.dtype.itemsize))
-    tails = tail * np.sqrt(room)
+    chunk = max(1, CHUNK_BYTES // max(1, (p + b) * s * y.dtype.itemsize))
+    # Y Omega^+ spreads what the basis leaves out over the node's own columns: the samples' share of it is room / s
+    tails = tail * room / np.sqrt(s)
     for first in range(0, nb, chunk):
         part = slice(first, first + chunk)
         o, left = np.array(omega[part], order="C"), np.array(y[part], order="C")
@@ -111,17 +112,18 @@ def _side(
         parallel_ranges(
             lambda i, j, o=o, left=left, w=weakest: cpu_sketch.nullify(o, left, w, i, j), len(o), serial=o.size < 1 << 14
         )
-        weak = min(weak, float(weakest.min()))
+        if b:  # no inputs of the node's own: nothing that could be badly determined
+            weak = min(weak, float(weakest.min()))
         own[part] = left[:, :, :b]
         beyond = np.ascontiguousarray(left[:, :, b:])
-        basis, rank, _left = truncated_range(beyond, np.full(len(o), tails), max_rank=max_rank)
+        basis, rank, _left = truncated_range(beyond, np.full(len(o), tails), max_rank=max_rank, samples=True)
         bases.append(basis)
         ranks.append(rank)
     rank = np.concatenate(ranks)
     largest = int(rank.max(initial=0))
     if strict and room < max(largest + OVERSAMPLING, int(np.ceil(1.5 * largest))):
         saturated = largest >= min(p, room) and largest < p
-        needed = b + int(np.ceil(1.5 * largest)) + OVERSAMPLING
+        needed = b + int(np.ceil(2.5 * largest)) + OVERSAMPLING  # generous: the levels above need more still
         raise Starved(level, max(needed, int(1.5 * s)) if saturated else needed, largest, b)
     u = np.zeros((nb, p, largest), dtype=y.dtype)
     for k, basis in enumerate(bases):
@@ -193,8 +195,8 @@ def assemble(levels: list[Level], root: NumpyArray, *, symmetric: bool) -> Gener
         if symmetric:
             couplings.append(0.5 * (split[:, 0, :, 1] + adjoint(split[:, 1, :, 0])))
         else:
-            couplings.append(np.stack([split[:, 0, :, 1], split[:, 1, :, 0]], axis=1).reshape(-1, k, kv))
-        own = np.stack([split[:, 0, :, 0], split[:, 1, :, 1]], axis=1).reshape(-1, k, kv)
+            couplings.append(np.stack([split[:, 0, :, 1], split[:, 1, :, 0]], axis=1).reshape(2 * len(whole), k, kv))
+        own = np.stack([split[:, 0, :, 0], split[:, 1, :, 1]], axis=1).reshape(2 * len(whole), k, kv)
         whole = here.block + matmul(matmul(here.u, own), adjoint(here.v))
     if symmetric:
         whole = 0.5 * (whole + adjoint(whole))

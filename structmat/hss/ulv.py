@@ -19,7 +19,7 @@ import scipy.linalg
 from .._backend import adjoint, parallel_ranges
 from .._typing import Array, NumpyArray
 from ..base import Factorization
-from ..engine import cpu_ulv
+from ..engine import cpu_solve, cpu_ulv
 from ..engine.dense import SERIAL_BYTES, matmul
 from ..exceptions import SingularBlockError
 from .generators import Generators, halves, pairs, swap_siblings
@@ -63,8 +63,9 @@ def with_padded_diagonal(diagonal: NumpyArray, tree: ClusterTree) -> NumpyArray:
 
 def narrow(g: Generators, leaf_size: int) -> Generators:
     """Bases with no more columns than rows: orthogonalised where a sum has made them wider."""
-    heights = [a.shape[1] - a.shape[2] for basis in (g.row_basis, g.col_basis) for a in basis.levels]
-    return orthogonalize(g) if min(heights, default=0) < 0 else g
+    sides = (g.row_basis, g.col_basis)
+    spare = [b.height(level) - b.width(level) for b in sides for level in range(1, g.depth + 1)]
+    return orthogonalize(g) if min(spare, default=0) < 0 else g
 
 
 def merge(kept: NumpyArray, across: NumpyArray) -> NumpyArray:
@@ -111,13 +112,13 @@ class HSSFactorization(Factorization):
 
     def _substitution(self, x: NumpyArray) -> NumpyArray:
         """A x = b on leaf blocks: up the tree, the root, down the tree."""
-        columns = x.shape[2]
+        columns, kernels = x.shape[2], substitution_kernels(x)
         blocks, outside = [], None  # outside: V^H z of what the nodes below have eliminated
         for level in self._levels:
             kept = np.empty((len(x), level.q.shape[1], columns), dtype=x.dtype)
             outgoing = np.empty((len(x), level.gone_basis.shape[1], columns), dtype=x.dtype)
             _by_node(
-                cpu_ulv.ulv_forward, len(x), x.nbytes,
+                kernels.ulv_forward, len(x), x.nbytes,
                 level.q, level.q_tau, level.lower, level.front, level.gone_basis, x, kept, outgoing,
             )  # fmt: skip
             if outside is not None:
@@ -131,16 +132,16 @@ class HSSFactorization(Factorization):
             x = pairs(kept)
         x = scipy.linalg.lu_solve(self._root, x[0], check_finite=False)[None]
         for level, block in zip(self._levels[::-1], blocks[::-1], strict=True):
-            _by_node(cpu_ulv.ulv_backward, len(block), block.nbytes, level.p_vectors, level.p_tau, block, halves(x))
+            _by_node(kernels.ulv_backward, len(block), block.nbytes, level.p_vectors, level.p_tau, block, halves(x))
             x = block
         return x
 
     def _adjoint_substitution(self, x: NumpyArray) -> NumpyArray:
         """A^H x = b: the same steps transposed and in reverse."""
-        blocks = []
+        blocks, kernels = [], substitution_kernels(x)
         for level in self._levels:
             e = level.lower.shape[1]
-            _by_node(cpu_ulv.ulv_adjoint_forward, len(x), x.nbytes, level.p_vectors, level.p_tau, x)
+            _by_node(kernels.ulv_adjoint_forward, len(x), x.nbytes, level.p_vectors, level.p_tau, x)
             blocks.append(x)
             x = pairs(np.ascontiguousarray(x[:, e:]))
         x = scipy.linalg.lu_solve(self._root, x[0], trans=2, check_finite=False)[None]
@@ -152,7 +153,9 @@ class HSSFactorization(Factorization):
                 seen += matmul(level.transfer, np.repeat(inherited, 2, axis=0))
             gone = block[:, :e] - matmul(adjoint(level.front), kept) + matmul(adjoint(level.gone_basis), seen)
             block = np.concatenate([kept, gone], axis=1)
-            _by_node(cpu_ulv.ulv_adjoint_backward, len(block), block.nbytes, level.q, level.q_tau, level.lower, block)
+            _by_node(
+                kernels.ulv_adjoint_backward, len(block), block.nbytes, level.q, level.q_tau, level.lower, block
+            )
             inherited, x = seen, block
         return x
 
@@ -262,6 +265,11 @@ def _root_factor(root: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
             0, 0,
         )  # fmt: skip
     return lu, pivots
+
+
+def substitution_kernels(x: NumpyArray) -> Any:
+    """The kernels for one right-hand side, or for several."""
+    return cpu_solve if x.shape[2] == 1 else cpu_ulv
 
 
 def _by_node(kernel: Any, count: int, nbytes: int, *arguments: Any) -> None:

@@ -15,7 +15,7 @@ from ..engine import cpu_rank, dense
 
 
 def _factor(
-    blocks: NumpyArray, tail: NumpyArray, max_rank: int | None
+    blocks: NumpyArray, tail: NumpyArray, max_rank: int | None, spent: float = 0.0
 ) -> tuple[NumpyArray, IntArray, IntArray, NumpyArray]:
     count, rows, columns = blocks.shape
     limit = min(rows, columns, rows if max_rank is None else max_rank)
@@ -26,7 +26,7 @@ def _factor(
     left = np.empty(count)
     tail = np.ascontiguousarray(np.broadcast_to(np.asarray(tail, dtype=np.float64), (count,)))
     parallel_ranges(
-        lambda a, b: cpu_rank.pivoted_rows(blocks, tail, noise, limit, lower, order, ranks, left, a, b),
+        lambda a, b: cpu_rank.pivoted_rows(blocks, tail, spent, noise, limit, lower, order, ranks, left, a, b),
         count,
         serial=blocks.size < 1 << 14,
     )
@@ -52,11 +52,13 @@ def row_interpolation(
 
     Returns
     -------
-    basis : (nb, p, k) array
-        Each block is `basis @ block[skeleton]` up to the tolerance times a modest factor; zero beyond the true rank.
-    skeleton : (nb, k) int array
-        Row numbers, -1 beyond the true rank.
+    rest : (nb, p - k, k) array
+        With k the largest rank: each block is `X @ block[order[:k]]` up to the tolerance times a modest factor, where the
+        rows order[:k] of X are the identity and its rows order[k:] are `rest`.
+    order : (nb, p) int array
+        Skeleton rows first.
     ranks : (nb,) int array
+        What the tolerance asked for; the skeletons of all blocks have k rows.
 
     Notes
     -----
@@ -64,10 +66,9 @@ def row_interpolation(
     """
     lower, order, ranks, _left = _factor(blocks, tail, max_rank)
     width = int(ranks.max(initial=0))
-    basis = np.empty((*blocks.shape[:2], width), dtype=blocks.dtype)
-    parallel_ranges(lambda a, b: cpu_rank.interpolation(lower, order, ranks, basis, a, b), len(blocks))
-    skeleton = np.where(np.arange(width) < ranks[:, None], order[:, :width], -1)
-    return basis, skeleton, ranks
+    rest = np.empty((len(blocks), blocks.shape[1] - width, width), dtype=blocks.dtype)
+    parallel_ranges(lambda a, b: cpu_rank.interpolation(lower, order, ranks, rest, a, b), len(blocks))
+    return rest, order, ranks
 
 
 def truncated_range(
@@ -75,13 +76,16 @@ def truncated_range(
     tail: NumpyArray,
     *,
     max_rank: int | None = None,
+    samples: bool = False,
 ) -> tuple[NumpyArray, IntArray, NumpyArray]:
     """Orthonormal bases of the dominant column spaces of a batch of blocks.
 
     Parameters are those of `row_interpolation`. Returns the bases (nb, p, k), zero beyond the true rank, the ranks
-    (nb,) and bounds of `||M - Q Q^H M||_F` (nb,), at most `tail` unless `max_rank` cuts in. Cost O(p s k) for each block.
+    (nb,) and bounds of `||M - Q Q^H M||_F` (nb,), at most `tail` unless `max_rank` cuts in. With `samples`, the columns are random samples
+    of the block's range, s of them: then `tail` is sqrt(s) times what the basis may leave of the block, and the rank is
+    corrected for having been fitted to them. Cost O(p s k) for each block.
     """
-    lower, _order, ranks, left = _factor(blocks, tail, max_rank)
+    lower, _order, ranks, left = _factor(blocks, tail, max_rank, 1.0 / blocks.shape[2] if samples else 0.0)
     width = int(ranks.max(initial=0))
     basis = dense.qr(lower[:, :, :width])[0]
     basis *= np.arange(width) < ranks[:, None, None]

@@ -1,0 +1,128 @@
+"""Exact HSS matrices with random generators, and their dense twins written out node by node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._typing import IntArray, NumpyArray
+from ..blocks import NestedBasis
+from ..certificate import exact
+from ..hss.generators import Generators
+from ..hss.matrix import HSSMatrix
+from ..tree import ClusterTree
+
+
+def random_hss(
+    rng: np.random.Generator,
+    tree: ClusterTree,
+    rank: int,
+    dtype: Any = np.float64,
+    symmetric: bool = False,
+    *,
+    col_tree: ClusterTree | None = None,
+    ragged: bool = True,
+    shift: float = 0.0,
+) -> tuple[HSSMatrix, NumpyArray]:
+    """An HSS matrix with random generators and the dense array that it equals to rounding.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of all numbers.
+    tree : ClusterTree
+        Of the rows; of the columns too unless `col_tree` is given.
+    rank : int
+        Largest rank of a basis.
+    dtype : dtype
+        float32, float64, complex64 or complex128.
+    symmetric : bool
+        Hermitian, stored half.
+    col_tree : ClusterTree, optional
+        Of equal depth.
+    ragged : bool
+        Draw a rank from 0 to `rank` for each node, else all are as large as they can be.
+    shift : float
+        Added to the diagonal; at a few times sqrt(n) the matrix is well conditioned (and positive definite if symmetric).
+
+    Examples
+    --------
+    >>> import numpy as np, structmat as sm
+    >>> A, dense = sm.testing.random_hss(np.random.default_rng(0), sm.ClusterTree.balanced(50, 7), 3)
+    >>> bool(np.allclose(A.to_dense(), dense))
+    True
+    """
+    kind = np.dtype(dtype)
+    columns = tree if col_tree is None else col_tree
+    rows = _random_basis(rng, tree, rank, kind, ragged)
+    cols = rows if symmetric else _random_basis(rng, columns, rank, kind, ragged)
+    couplings = tuple(
+        _numbers(rng, (2 ** (level - int(symmetric)), rows.width(level), cols.width(level)), kind)
+        for level in range(1, tree.depth + 1)
+    )
+    diagonal = _numbers(rng, (tree.leaf_count, tree.leaf_size, columns.leaf_size), kind)
+    diagonal *= _used(tree)[:, :, None] & _used(columns)[:, None, :]
+    if symmetric:
+        diagonal = 0.5 * (diagonal + diagonal.conj().swapaxes(1, 2))
+    if shift:
+        slot = np.arange(min(tree.leaf_size, columns.leaf_size))
+        diagonal[:, slot, slot] += shift * (_used(tree)[:, slot] & _used(columns)[:, slot])
+    generators = Generators(diagonal.astype(kind), rows, cols, couplings, symmetric)
+    matrix = HSSMatrix(generators, tree, columns, exact(0.0, float(np.finfo(kind).eps)))
+    return matrix, dense_twin(generators, tree, columns)
+
+
+def _numbers(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NumpyArray:
+    x = rng.standard_normal(shape)
+    return (x + 1j * rng.standard_normal(shape) if dtype.kind == "c" else x).astype(dtype)
+
+
+def _used(tree: ClusterTree) -> NumpyArray:
+    """Which slots of the padded leaves hold an index, (leaves, size)."""
+    return np.arange(tree.leaf_size) < tree.sizes(tree.depth)[:, None]
+
+
+def _random_basis(
+    rng: np.random.Generator, tree: ClusterTree, rank: int, dtype: np.dtype[Any], ragged: bool
+) -> NestedBasis:
+    arrays: list[NumpyArray] = []
+    ranks: list[IntArray] = []
+    available = tree.sizes(tree.depth)  # rows that are not padding
+    used = _used(tree)
+    for level in range(tree.depth, 0, -1):
+        most = np.minimum(available, rank)
+        here = rng.integers(0, most + 1) if ragged else most
+        columns = np.arange(int(here.max(initial=0))) < here[:, None]
+        shape = (2**level, used.shape[1], columns.shape[1])
+        scale = 1.0 / np.sqrt(np.maximum(available, 1))[:, None, None]  # columns of norm about one
+        arrays.append((_numbers(rng, shape, dtype) * scale * (used[:, :, None] & columns[:, None, :])).astype(dtype))
+        ranks.append(here.astype(np.int64))
+        available = here.reshape(-1, 2).sum(axis=1)
+        used = columns.reshape(len(available), -1)
+    return NestedBasis(tuple(arrays[::-1]), tuple(ranks[::-1]))
+
+
+def dense_twin(g: Generators, row_tree: ClusterTree, col_tree: ClusterTree) -> NumpyArray:
+    """The dense array of generators, assembled block by block in the user's ordering."""
+    g = g.expanded()
+    out = np.zeros((row_tree.n, col_tree.n), dtype=np.result_type(g.diagonal, np.float64))
+    for leaf in range(row_tree.leaf_count):
+        i, j = row_tree.indices(g.depth, leaf), col_tree.indices(g.depth, leaf)
+        out[np.ix_(i, j)] = g.diagonal[leaf, : len(i), : len(j)]
+    for level in range(1, g.depth + 1):
+        for node in range(2**level):
+            i, j = row_tree.indices(level, node), col_tree.indices(level, node ^ 1)
+            u, v = _written_out(g.row_basis, row_tree, level, node), _written_out(g.col_basis, col_tree, level, node ^ 1)
+            out[np.ix_(i, j)] = u @ g.couplings[level - 1][node] @ v.conj().T
+    return out.astype(g.diagonal.dtype)
+
+
+def _written_out(basis: NestedBasis, tree: ClusterTree, level: int, node: int) -> NumpyArray:
+    """The basis of one node over its indices, in double precision."""
+    own = basis[level][node].astype(np.result_type(basis[level], np.float64))
+    if level == basis.depth:
+        return own[: int(tree.sizes(level)[node])]
+    k = len(own) // 2
+    children = [_written_out(basis, tree, level + 1, 2 * node + side) for side in (0, 1)]
+    return np.concatenate([children[0] @ own[:k], children[1] @ own[k:]])

@@ -1,0 +1,84 @@
+"""Checks of what surrounds the numbers: files, devices, immutability, text."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from ..exceptions import DeviceError
+from .battery import Case, check, raises
+
+
+@check()
+def file_round_trip(case: Case) -> None:
+    """save and load give the same numbers, trees and certificate."""
+    if importlib.util.find_spec("structmat.io") is None:
+        return
+    from ..io import load
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, a in (("matrix", case.matrix), ("view", case.matrix.H)):
+            path = Path(folder) / f"{name}.npz"
+            a.save(path)
+            b = load(path)
+            assert type(b) is type(a)
+            assert (b.shape, b.dtype, b.max_rank) == (a.shape, a.dtype, a.max_rank)
+            assert b.row_tree == a.row_tree
+            assert b.col_tree == a.col_tree
+            assert b.certificate == a.certificate
+            assert np.array_equal(b.to_dense(), a.to_dense()), f"the numbers of the {name} have changed"
+
+
+@check()
+def device_round_trip(case: Case) -> None:
+    """To the CPU and back is the same matrix; an unknown device is named."""
+    moved = case.matrix.to_device("cpu")
+    assert moved.dtype == case.matrix.dtype
+    case.close(moved.to_dense(), case.dense, what="A on the CPU")
+    case.close(case.matrix.H.to_device("cpu").to_dense(), case.dense.conj().T, what="A.H on the CPU")
+    with raises(DeviceError, 'must be "cpu" or "gpu"', "'tpu'"):
+        case.matrix.to_device("tpu")
+
+
+@check()
+def nothing_changes_a_matrix(case: Case) -> None:
+    """What a matrix returns is the caller's: writing into it leaves the matrix as it was."""
+    before = case.matrix.to_dense()
+    for result in (case.matrix.to_dense(), case.matrix.diagonal(), case.matrix[:, :], case.matrix[0, :]):
+        if result.flags.writeable:
+            result[...] = 7
+    x = case.random(case.dense.shape[1], 2)
+    for operand in (x, x[:, 0]):
+        y = case.matrix @ operand
+        y[...] = 7
+    case.matrix + case.matrix
+    2.0 * case.matrix
+    case.matrix.truncate(rtol=0.5)
+    assert np.array_equal(case.matrix.to_dense(), before), "the matrix has changed"
+    for name in ("shape", "dtype", "T", "H", "nbytes"):
+        with raises(AttributeError):
+            setattr(case.matrix, name, None)
+
+
+@check()
+def copies_are_equal(case: Case) -> None:
+    """copy.copy and copy.deepcopy work."""
+    for function in (copy.copy, copy.deepcopy):
+        case.close(function(case.matrix).to_dense(), case.dense, what=function.__name__)
+
+
+@check()
+def accounts(case: Case) -> None:
+    """Bytes, ranks, certificate and repr are there and consistent."""
+    a = case.matrix
+    assert a.nbytes > 0
+    assert a.max_rank == max((int(np.max(r)) for r in a.ranks), default=0)
+    assert len(a.ranks) == a.row_tree.depth == a.col_tree.depth
+    assert a.certificate.upper_bound >= 0.0
+    assert a.certificate.upper_bound >= a.certificate.estimate
+    assert str(a.shape) in repr(a)
+    assert type(a).__name__ in repr(a)
