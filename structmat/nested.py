@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-
 import numpy as np
 
 from ._backend import conj, is_numpy, numpy_dtype, parallel_ranges, parallel_tasks, thread_count

@@ -17,7 +17,7 @@ PIECE_NUMBERS = 1 << 16
 
 
 def matmul(a: Array, b: Array, *, add_to: NumpyArray | None = None) -> Array:
-    """a @ b over a batch; with `add_to` (NumPy only), added there."""
+    """A @ b over a batch; with `add_to` (NumPy only), added there."""
     if not is_numpy(a):
         return namespace(a, b).matmul(a, b)
     shape = (a.shape[0], a.shape[1], b.shape[2])
