@@ -421,7 +421,7 @@ def _validate(g: Generators, row_tree: ClusterTree, col_tree: ClusterTree) -> No
     for side, basis, tree in (("row", g.row_basis, row_tree), ("column", g.col_basis, col_tree)):
         for level in range(1, depth + 1):
             p = tree.leaf_size if level == depth else 2 * basis.width(level + 1)
-            shape = (len(basis.levels[level - 1]), basis.height(level))
+            shape = (int(basis.levels[level - 1].shape[0]), basis.height(level))
             if shape != (2**level, p):
                 raise ShapeError(f"the {side} bases of level {level} are {shape} x k, expected {(2**level, p)} x k")
     for level, b in enumerate(g.couplings, start=1):
