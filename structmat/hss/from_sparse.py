@@ -118,6 +118,13 @@ def build(s: Any, row_tree: ClusterTree, col_tree: ClusterTree, *, symmetric: bo
     return arithmetic.add(g, _line_generators(lines, long_rows, long_cols, row_tree, col_tree, symmetric))
 
 
+def unit_numbers(s: Any, row_tree: ClusterTree, col_tree: ClusterTree) -> int:
+    """How many numbers the bases of unit vectors take: a measure of how well the trees suit the matrix."""
+    entries = _Entries(row_tree.inverse_perm[s.row], col_tree.inverse_perm[s.col], s.data)
+    levels = _parting_levels(entries, row_tree, col_tree)
+    return _Side(row_tree, entries.rows, levels).numbers() + _Side(col_tree, entries.cols, levels).numbers()
+
+
 def _unit_generators(entries: _Entries, row_tree: ClusterTree, col_tree: ClusterTree, symmetric: bool) -> Generators:
     depth, dtype = row_tree.depth, entries.values.dtype
     levels = _parting_levels(entries, row_tree, col_tree)

@@ -35,8 +35,9 @@ class SpecialConstructors:
         s : (m, n) scipy.sparse array or matrix
             In any format; float32, float64, complex64 or complex128 (integers become float64). Duplicates are summed.
         tree : ClusterTree or pair of them, optional
-            Default: balanced, leaves of at most `leaf_size`. The ordering decides the ranks: the rank of a block is at most
-            the number of its nonzeros.
+            Default: balanced, leaves of at most `leaf_size`; of a rectangular matrix the better of two pairs, with the
+            diagonal of the tree along i / m = j / n or along i = j. The ordering decides the ranks: the rank of a block is
+            at most the number of its nonzeros.
         rtol : float
             Allowed Frobenius error, relative to the norm of `s`. Guaranteed.
         symmetric : bool
@@ -69,7 +70,11 @@ class SpecialConstructors:
         if symmetric:
             _require_one_tree(row_tree, col_tree)
             matrix = _hermitian_part(matrix)
-        g = sparse_builder.build(matrix.tocoo(), row_tree, col_tree, symmetric=symmetric)
+        coordinates = matrix.tocoo()
+        if tree is None and matrix.shape[0] != matrix.shape[1]:
+            pairs = [(row_tree, col_tree), diagonal_trees(*matrix.shape, row_tree.depth)]
+            row_tree, col_tree = min(pairs, key=lambda pair: sparse_builder.unit_numbers(coordinates, *pair))
+        g = sparse_builder.build(coordinates, row_tree, col_tree, symmetric=symmetric)
         cut, error, size = truncate(g, rtol=tolerance)
         eps = float(np.finfo(matrix.dtype).eps)
         bound = max(error / size if size > 0 else 0.0, eps)
@@ -92,7 +97,8 @@ class SpecialConstructors:
         r : (n,) array_like, optional
             First row; `r[0]` is not looked at. Default: `conj(c)`, as in `scipy.linalg.toeplitz`.
         tree : ClusterTree or pair of them, optional
-            Default: balanced, leaves of at most `leaf_size`.
+            Default: balanced, leaves of at most `leaf_size` (on the shorter side; there the longer side is ordered such that
+            the leaves on the diagonal hold the entries with i = j).
         rtol : float
             Allowed Frobenius error, relative to the norm of the matrix; estimated from 10 independent probes.
         symmetric : bool
@@ -119,8 +125,11 @@ class SpecialConstructors:
             _require_hermitian_toeplitz(column, row)
         from .matrix import HSSMatrix
 
+        operator = ToeplitzOperator(column, row)
+        if tree is None and len(column) != len(row):
+            tree = diagonal_trees(*operator.shape, _depth_for(operator.shape, leaf_size))
         return HSSMatrix.from_operator(
-            ToeplitzOperator(column, row), tree, rtol=rtol, symmetric=symmetric, leaf_size=leaf_size, rng=rng
+            operator, tree, rtol=rtol, symmetric=symmetric, leaf_size=leaf_size, rng=rng
         )
 
     @classmethod
@@ -177,13 +186,28 @@ class SpecialConstructors:
             for v, f in zip((rows, cols), factors, strict=True)
         )
         if tree is None:
-            shorter = min(len(rows), len(cols))
-            depth = ClusterTree.balanced(shorter, _check.positive_integer(leaf_size, "leaf_size")).depth
-            row_tree, col_tree = node_trees(rows, cols, depth)
+            row_tree, col_tree = node_trees(rows, cols, _depth_for((len(rows), len(cols)), leaf_size))
         else:
             row_tree, col_tree = as_tree_pair(tree, (len(rows), len(cols)))
         source = CauchySource(rows, cols, left, right)
         return _from_source(source, row_tree, col_tree, rtol, atol, max_rank, False, rng, None)
+
+
+def _depth_for(shape: tuple[int, int], leaf_size: int) -> int:
+    """The depth at which the shorter side has leaves of at most `leaf_size`."""
+    return ClusterTree.balanced(min(shape), _check.positive_integer(leaf_size, "leaf_size")).depth
+
+
+def diagonal_trees(m: int, n: int, depth: int) -> tuple[ClusterTree, ClusterTree]:
+    """Trees of a rectangular matrix whose diagonal blocks hold the entries with i = j.
+
+    The longer side has, in each leaf, the indices of the other side's leaf and an equal stretch of what is beyond.
+    """
+    common, beyond = np.arange(min(m, n)), np.arange(abs(m - n))
+    where = np.concatenate([(common + 0.5) / len(common), (beyond + 0.5) / max(1, len(beyond))])
+    longer = ClusterTree(max(m, n), depth, np.argsort(where, kind="stable"))
+    shorter = ClusterTree(min(m, n), depth)
+    return (longer, shorter) if m > n else (shorter, longer)
 
 
 def _checked_sparse(s: Any) -> Any:
