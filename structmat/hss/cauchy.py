@@ -1,8 +1,8 @@
-"""Cauchy-like matrices: entries (G H^H)_ij / (x_i - y_j), evaluated in batches, and trees that fit both sets of nodes.
+"""Cauchy-like matrices: entries (G H^H)_ij / (x_i - y_j) in batches, and trees that fit both sets of nodes.
 
-Reference: S. Chandrasekaran, M. Gu, X. Sun, J. Xia, J. Zhu, "A superfast algorithm for Toeplitz systems of linear
-equations", SIAM J. Matrix Anal. Appl. 29 (2007) 1247-1266: where the nodes interlace, these matrices have HSS ranks
-O(r log n). They are built from entries, by interpolative decomposition.
+Reference: S. Chandrasekaran, M. Gu, X. Sun, J. Xia, J. Zhu, "A superfast algorithm for Toeplitz systems of
+linear equations", SIAM J. Matrix Anal. Appl. 29 (2007) 1247-1266: where the nodes interlace, these matrices
+have HSS ranks O(r log n). They are built from entries, by interpolative decomposition.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class CauchySource(EntrySource):
         return "the Cauchy-like matrix"
 
     def blocks(self, rows: IntArray, cols: IntArray) -> NumpyArray:
+        """The blocks (nb, p, q); zero where an index is negative (padding)."""
         out = self._values(np.maximum(rows, 0), np.maximum(cols, 0))
         out *= (rows >= 0)[:, :, None] & (cols >= 0)[:, None, :]
         self.evaluated += out.size
@@ -42,6 +43,7 @@ class CauchySource(EntrySource):
         return out
 
     def pairs(self, i: IntArray, j: IntArray) -> NumpyArray:
+        """The single entries at rows i and columns j, arrays of one shape."""
         weight = (self.g[i] * self.h[j].conj()).sum(axis=-1)
         self.evaluated += weight.size
         return np.asarray(weight / (self.x[i] - self.y[j]))
@@ -52,15 +54,16 @@ def require_distinct(x: NumpyArray, y: NumpyArray) -> None:
     common, i, j = np.intersect1d(x, y, return_indices=True)
     if len(common):
         raise NonFiniteError(
-            f"x[{i[0]}] = y[{j[0]}] = {common[0]}, where the entry 1 / (x_i - y_j) is infinite; {len(common)} nodes of x are "
-            "nodes of y too: shift one set"
+            f"x[{i[0]}] = y[{j[0]}] = {common[0]}, where the entry 1 / (x_i - y_j) is infinite; "
+            f"x and y share {len(common)} of their nodes: shift one set"
         )
 
 
 def node_trees(x: NumpyArray, y: NumpyArray, depth: int) -> tuple[ClusterTree, ClusterTree]:
     """Two trees that are split along the same axes, those of the widest sides of both sets together.
 
-    Two trees of their own could split one circle across and the other along, and then nothing is small off the diagonal.
+    Two trees of their own could split one circle across and the other along, and then nothing is small off
+    the diagonal.
     """
     flat = not (np.any(x.imag) or np.any(y.imag))
     sets = [_coordinates(x, flat), _coordinates(y, flat)]

@@ -1,13 +1,14 @@
 """HSS from a sparse matrix, exactly: unit vectors are a nested basis.
 
-A row of node t counts outside t only if it has a nonzero there. Such a row counts for each descendant of t that holds it
-too, so the unit vectors at these rows are nested row bases (columns alike), transfers pick rows, and couplings are the
-sparse blocks between siblings at these rows and columns. Reference for ranks of sparse matrices across cuts:
-S. Chandrasekaran, P. Dewilde, M. Gu, N. Somasunderam, "On the numerical rank of the off-diagonal blocks of Schur
-complements of discretized elliptic PDEs", SIAM J. Matrix Anal. Appl. 31 (2010) 2261-2290.
+A row of node t counts outside t only if it has a nonzero there. Such a row counts for each descendant of t
+that holds it too, so the unit vectors at these rows are nested row bases (columns alike), transfers pick
+rows, and couplings are the sparse blocks between siblings at these rows and columns. Reference for ranks of
+sparse matrices across cuts: S. Chandrasekaran, P. Dewilde, M. Gu, N. Somasunderam, "On the numerical rank of
+the off-diagonal blocks of Schur complements of discretized elliptic PDEs", SIAM J. Matrix Anal. Appl. 31
+(2010) 2261-2290.
 
-Unit vectors are many where a row or a column is long (a border, a constraint, an arrow), although it has rank one: such
-lines are taken out first and kept as a low-rank matrix. Cost O(nnz + n k^2), memory O(nnz + n k).
+Unit vectors are many where a row or a column is long (a border, a constraint, an arrow), although it has rank
+one: such lines are taken out first and kept as a low-rank matrix. Cost O(nnz + n k^2), memory O(nnz + n k).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class _Entries:
 
 
 class _Side:
-    """For each level the unit vectors of one side: which positions they stand at, and where these are in their node."""
+    """For each level the unit vectors of one side: their positions, and the place of each in its node."""
 
     def __init__(self, tree: ClusterTree, positions: IntArray, levels: IntArray) -> None:
         """`levels`: for the nonzero at each of `positions` the level on which its row and column part."""
@@ -102,9 +103,11 @@ def _leaves(tree: ClusterTree) -> IntArray:
 
 
 def _parting_levels(entries: _Entries, row_tree: ClusterTree, col_tree: ClusterTree) -> IntArray:
-    """For each nonzero the level on which its row and its column are in siblings; depth + 1 within a leaf block."""
+    """For each nonzero the level on which its row and column are in siblings; depth + 1 in a leaf."""
     apart = _leaves(row_tree)[entries.rows] ^ _leaves(col_tree)[entries.cols]
-    return row_tree.depth + 1 - np.frexp(apart.astype(np.float64))[1].astype(np.int64)  # frexp: the bit length
+    return (
+        row_tree.depth + 1 - np.frexp(apart.astype(np.float64))[1].astype(np.int64)
+    )  # frexp: the bit length
 
 
 def build(s: Any, row_tree: ClusterTree, col_tree: ClusterTree, *, symmetric: bool) -> Generators:
@@ -125,7 +128,9 @@ def unit_numbers(s: Any, row_tree: ClusterTree, col_tree: ClusterTree) -> int:
     return _Side(row_tree, entries.rows, levels).numbers() + _Side(col_tree, entries.cols, levels).numbers()
 
 
-def _unit_generators(entries: _Entries, row_tree: ClusterTree, col_tree: ClusterTree, symmetric: bool) -> Generators:
+def _unit_generators(
+    entries: _Entries, row_tree: ClusterTree, col_tree: ClusterTree, symmetric: bool
+) -> Generators:
     depth, dtype = row_tree.depth, entries.values.dtype
     levels = _parting_levels(entries, row_tree, col_tree)
     rows = _Side(row_tree, entries.rows, levels)
@@ -143,7 +148,9 @@ def _unit_generators(entries: _Entries, row_tree: ClusterTree, col_tree: Cluster
     inside = entries.where(levels == depth + 1)
     leaf = rows.leaf[inside.rows]
     diagonal = np.zeros((row_tree.leaf_count, row_tree.leaf_size, col_tree.leaf_size), dtype=dtype)
-    diagonal[leaf, inside.rows - row_tree.starts(depth)[leaf], inside.cols - col_tree.starts(depth)[leaf]] = inside.values
+    diagonal[leaf, inside.rows - row_tree.starts(depth)[leaf], inside.cols - col_tree.starts(depth)[leaf]] = (
+        inside.values
+    )
     row_basis = rows.basis(dtype)
     return Generators(
         diagonal, row_basis, row_basis if symmetric else cols.basis(dtype), tuple(couplings), symmetric
@@ -183,7 +190,9 @@ def _cost(
     levels = _parting_levels(kept, row_tree, col_tree)
     sides = (_Side(row_tree, kept.rows, levels), _Side(col_tree, kept.cols, levels))
     added = len(long_rows) + len(long_cols)
-    if added == 0 and all(side.width(level) <= WIDE for side in sides for level in range(1, row_tree.depth + 1)):
+    if added == 0 and all(
+        side.width(level) <= WIDE for side in sides for level in range(1, row_tree.depth + 1)
+    ):
         return 0
     lines = added * sum(side.tree.n + 4 * side.tree.leaf_count * added for side in sides)
     return sum(side.numbers() for side in sides) + lines
@@ -194,7 +203,8 @@ def _split(
 ) -> tuple[_Entries, tuple[_Entries, _Entries]]:
     """What stays, and the entries of the long rows and of the long columns.
 
-    What a long row and a long column share belongs to the row; in a Hermitian matrix it stays, so that the two mirror.
+    What a long row and a long column share belongs to the row; in a Hermitian matrix it stays, so that the
+    two mirror.
     """
     in_row, in_col = np.isin(entries.rows, long_rows), np.isin(entries.cols, long_cols)
     if symmetric:

@@ -1,16 +1,17 @@
 """Least squares with a tall HSS matrix, by orthogonal factorisation, level by level.
 
-Reference: the elimination of unknowns that a node has to itself is that of the ULV factorisation (S. Chandrasekaran,
-M. Gu, T. Pals, SIAM J. Matrix Anal. Appl. 28 (2006) 603-622), here with QR in place of LQ, because rows are in excess;
-compare Y. Xi, J. Xia, S. Cauley, V. Balakrishnan, "Superfast and stable structured solvers for Toeplitz least squares via
-randomized sampling", SIAM J. Matrix Anal. Appl. 35 (2014) 44-72.
+Reference: the elimination of unknowns that a node has to itself is that of the ULV factorisation (S.
+Chandrasekaran, M. Gu, T. Pals, SIAM J. Matrix Anal. Appl. 28 (2006) 603-622), here with QR in place of LQ,
+because rows are in excess; compare Y. Xi, J. Xia, S. Cauley, V. Balakrishnan, "Superfast and stable
+structured solvers for Toeplitz least squares via randomized sampling", SIAM J. Matrix Anal. Appl. 35 (2014)
+44-72.
 
 At node t, D x_t + U z = b, z what comes from outside, and outside sees V^H x_t.
 (1) V = P [R; 0]: of the unknowns y = P^H x_t the first k are coupled, the others are in the rows of t alone.
-(2) [D_local, U, D_coupled] = Q [T X; 0 S]: given the coupled unknowns and z, the local ones solve T exactly, whatever
-    these are; so these rows have no residual. What Q leaves of b is residual, whatever the unknowns.
+(2) [D_local, U, D_coupled] = Q [T X; 0 S]: whatever the coupled unknowns and z are, T gives local ones for which
+    these rows have no residual. What Q leaves of b is residual, whatever the unknowns.
 (3) S, of at most k + k_u rows, is [U, D] of the node towards its parent; siblings are merged.
-Only orthogonal transformations of the rows: the normal equations, which square the condition number, never appear.
+All transformations are orthogonal: the normal equations, which square the condition number, never appear.
 
 Cost O((m + n) k^2) to factor, O((m + n) k) to solve.
 """
@@ -54,7 +55,7 @@ class LeastSquaresSolution(NamedTuple):
 
 @dataclass(frozen=True)
 class _Level:
-    """The factors of one level: nb nodes of p rows and q unknowns, k of them coupled, e = q - k local, r rows left."""
+    """The factors of one level: nb nodes of p rows and q unknowns, k coupled, e = q - k local; r rows left."""
 
     rotation: NumpyArray  # (nb, q, q), P
     q: NumpyArray  # (nb, p, e + r)
@@ -101,8 +102,8 @@ class HSSLeastSquares:
     def __init__(self, matrix: HSSMatrix) -> None:
         if matrix.shape[0] < matrix.shape[1]:
             raise ShapeError(
-                f"lstsq needs at least as many rows as columns, but A.shape = {matrix.shape}; for the solution of least norm "
-                "use scipy.sparse.linalg.lsqr(A.aslinearoperator(), b)"
+                f"lstsq needs at least as many rows as columns, but A.shape = {matrix.shape}; for the solution "
+                "of least norm use scipy.sparse.linalg.lsqr(A.aslinearoperator(), b)"
             )
         self.shape, self.dtype = matrix.shape, matrix.dtype
         self._row_tree, self._col_tree = matrix.row_tree, matrix.col_tree
@@ -122,7 +123,7 @@ class HSSLeastSquares:
         return self.lstsq(b).x
 
     def residual_norms(self, b: Any) -> Any:
-        """min ||A x - b||_2 for b (m,) or each column of b (m, k), without the solution."""
+        """The least ||A x - b||_2 for b (m,) or each column of b (m, k), without the solution."""
         columns, example = self._checked(b)
         norms = self._up(columns)[2]
         return norms[0] if example.ndim == 1 else norms
@@ -142,7 +143,7 @@ class HSSLeastSquares:
         return host.reshape(len(host), -1).astype(np.result_type(host.dtype, self.dtype), copy=False), array
 
     def _up(self, b: NumpyArray) -> tuple[list[NumpyArray], NumpyArray, NumpyArray]:
-        """Right-hand sides of the local unknowns by level, that of the root, and the norms of the residuals."""
+        """Right-hand sides of the local unknowns by level, that of the root, and the residuals' norms."""
         current = np.asarray(self._row_tree.to_leaves(b))
         square = np.zeros(b.shape[1])
         local = []
@@ -188,7 +189,7 @@ def _with_rows(a: NumpyArray, count: int) -> NumpyArray:
 
 
 def _back_substitution(t: NumpyArray, b: NumpyArray) -> NumpyArray:
-    """Solutions of a batch of upper triangular systems (nb, e, e), (nb, e, s); a step treats one row of all nodes."""
+    """Solutions of triangular systems (nb, e, e), (nb, e, s); a step treats one row of all nodes."""
     x = np.array(b, dtype=np.result_type(t, b))
     for i in range(t.shape[1] - 1, -1, -1):
         x[:, i] -= np.matmul(t[:, i, None, i + 1 :], x[:, i + 1 :])[:, 0]
@@ -225,20 +226,22 @@ def _factor(g: Generators, col_tree: ClusterTree) -> tuple[list[_Level], tuple[N
 
 
 def _with_padded_unknowns(diagonal: NumpyArray, col_tree: ClusterTree) -> NumpyArray:
-    """The diagonal blocks with one more row where leaves are padded: it sets the unknown that is none to zero."""
+    """The diagonal blocks with one more row where leaves are padded: it makes the padding zero."""
     if not col_tree.is_padded:
         return diagonal
     out = _with_rows(diagonal, diagonal.shape[1] + 1)
     short = np.flatnonzero(col_tree.sizes(col_tree.depth) < col_tree.leaf_size)
     size = np.abs(diagonal[short]).max(axis=(1, 2))
-    out[short, -1, -1] = np.where(size > 0, size, 1)  # of the size of the block, so that it decides nothing about rank
+    out[short, -1, -1] = np.where(
+        size > 0, size, 1
+    )  # of the size of the block, so that it decides nothing about rank
     return out
 
 
 def _tall_qr(
     own: NumpyArray, outside: NumpyArray, coupled: NumpyArray, number: int
 ) -> tuple[NumpyArray, NumpyArray]:
-    """Thin QR of a level's blocks [own, outside, coupled], the columns of the first of which must be independent."""
+    """Thin QR of the blocks [own, outside, coupled] of a level; the columns of `own` must be independent."""
     local = own.shape[2]
     q, r = dense.qr(_with_rows(np.concatenate([own, outside, coupled], axis=2), local))
     if local:
@@ -249,19 +252,21 @@ def _tall_qr(
 
 
 def _require_independent(t: NumpyArray, largest: NumpyArray, number: int) -> None:
-    """No smallest singular value of the triangles (nb, e, e) is rounding; the diagonals alone would not show it."""
+    """No singular value of the triangles (nb, e, e) is rounding; their diagonals would not show it."""
     allowed = t.shape[1] * np.finfo(t.dtype).eps
     scaled = t / np.where(largest > 0, largest, 1)[:, None, None]
     ratio = np.abs(np.diagonal(scaled, axis1=1, axis2=2)).min(axis=1)
     if ratio.min() > allowed:
         inverse = dense.solve(scaled, np.broadcast_to(np.eye(t.shape[1], dtype=t.dtype), t.shape))
-        ratio = 1.0 / np.linalg.norm(inverse, axis=(1, 2))  # at most the smallest singular value, at least 1 / sqrt(e) of it
+        ratio = 1.0 / np.linalg.norm(
+            inverse, axis=(1, 2)
+        )  # at most the smallest singular value, at least 1 / sqrt(e) of it
     if ratio.min() <= allowed:
         node = int(ratio.argmin())
         raise SingularBlockError(
-            f"the columns are linearly dependent, in node {node} on level {number} (smallest singular value {ratio[node]:.1e} "
-            "of the largest column): there is no unique least-squares solution; leave columns out, append rows "
-            "shift * identity, or use scipy.sparse.linalg.lsqr(A.aslinearoperator(), b)",
+            f"the columns are linearly dependent, in node {node} on level {number} (smallest singular value "
+            f"{ratio[node]:.1e} of the largest column): there is no unique least-squares solution; leave columns out, "
+            "append rows shift * identity, or use scipy.sparse.linalg.lsqr(A.aslinearoperator(), b)",
             number, node,
         )  # fmt: skip
 
@@ -271,7 +276,7 @@ def _largest_column(a: NumpyArray) -> NumpyArray:
 
 
 def _merge(own: NumpyArray, across: NumpyArray) -> NumpyArray:
-    """The parents' blocks: the children's (nb, r, k) on the diagonal, `across` (from row child to sibling) off it."""
+    """The parents' blocks: the children's (nb, r, k) on the diagonal, `across` (to the sibling) off it."""
     nb, r, k = own.shape
     out = np.empty((nb // 2, 2, r, 2, k), dtype=own.dtype)
     for child in range(2):

@@ -342,7 +342,7 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
         return self.add(update, rtol=self._tolerance(rtol))
 
     def add_sparse(self, s: Any, *, rtol: float | None = None) -> HSSMatrix:
-        """A + S for a sparse S of the same shape, recompressed. Cost O(n (k + w)^2), w the rank that S has across cuts.
+        """A + S for a sparse S of the same shape, recompressed; w the rank of S across cuts, O(n (k + w)^2).
 
         A Hermitian matrix stays one when S is Hermitian.
         """
@@ -413,7 +413,7 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
         return HSSFactorization(self)
 
     def lstsq(self, b: Any) -> LeastSquaresSolution:
-        """Minimise ||A x - b||_2 for a matrix with at least as many rows as columns, by orthogonal factorisation.
+        """Minimise ||A x - b||_2 for a matrix of at least as many rows as columns, by orthogonal factors.
 
         Parameters
         ----------

@@ -26,18 +26,25 @@ class SpecialConstructors:
 
     @classmethod
     def from_sparse(
-        cls, s: Any, tree: TreeLike = None, *, rtol: float = 1e-12, symmetric: bool = False, leaf_size: int = 64
+        cls,
+        s: Any,
+        tree: TreeLike = None,
+        *,
+        rtol: float = 1e-12,
+        symmetric: bool = False,
+        leaf_size: int = 64,
     ) -> HSSMatrix:
         """Convert a sparse or banded matrix.
 
         Parameters
         ----------
         s : (m, n) scipy.sparse array or matrix
-            In any format; float32, float64, complex64 or complex128 (integers become float64). Duplicates are summed.
+            In any format; float32, float64, complex64 or complex128 (integers become float64). Duplicates are
+            summed.
         tree : ClusterTree or pair of them, optional
-            Default: balanced, leaves of at most `leaf_size`; of a rectangular matrix the better of two pairs, with the
-            diagonal of the tree along i / m = j / n or along i = j. The ordering decides the ranks: the rank of a block is
-            at most the number of its nonzeros.
+            Default: balanced, leaves of at most `leaf_size`; of a rectangular matrix the better of two pairs,
+            with the diagonal of the tree along i / m = j / n or along i = j. The ordering decides the ranks:
+            the rank of a block is at most the number of its nonzeros.
         rtol : float
             Allowed Frobenius error, relative to the norm of `s`. Guaranteed.
         symmetric : bool
@@ -50,8 +57,8 @@ class SpecialConstructors:
 
         Notes
         -----
-        Cost O(nnz + n k^2) with k the number of nonzero rows (columns) that a block of the tree has beyond it; long rows and
-        columns count once. No dense block larger than a leaf is formed.
+        Cost O(nnz + n k^2) with k the number of nonzero rows (columns) that a block of the tree has beyond
+        it; long rows and columns count once. No dense block larger than a leaf is formed.
 
         Examples
         --------
@@ -65,11 +72,12 @@ class SpecialConstructors:
         from .truncate import truncate
 
         matrix = _checked_sparse(s)
-        tolerance = _check.tolerance(rtol)
-        row_tree, col_tree = as_tree_pair(tree, matrix.shape, leaf_size=_check.positive_integer(leaf_size, "leaf_size"))
+        tolerance, leaf_size = _check.tolerance(rtol), _check.positive_integer(leaf_size, "leaf_size")
+        if symmetric:
+            matrix = _hermitian_part(matrix)
+        row_tree, col_tree = as_tree_pair(tree, matrix.shape, leaf_size=leaf_size)
         if symmetric:
             _require_one_tree(row_tree, col_tree)
-            matrix = _hermitian_part(matrix)
         coordinates = matrix.tocoo()
         if tree is None and matrix.shape[0] != matrix.shape[1]:
             pairs = [(row_tree, col_tree), diagonal_trees(*matrix.shape, row_tree.depth)]
@@ -97,8 +105,8 @@ class SpecialConstructors:
         r : (n,) array_like, optional
             First row; `r[0]` is not looked at. Default: `conj(c)`, as in `scipy.linalg.toeplitz`.
         tree : ClusterTree or pair of them, optional
-            Default: balanced, leaves of at most `leaf_size` (on the shorter side; there the longer side is ordered such that
-            the leaves on the diagonal hold the entries with i = j).
+            Default: balanced, leaves of at most `leaf_size` (on the shorter side; there the longer side is
+            ordered such that the leaves on the diagonal hold the entries with i = j).
         rtol : float
             Allowed Frobenius error, relative to the norm of the matrix; estimated from 10 independent probes.
         symmetric : bool
@@ -146,11 +154,11 @@ class SpecialConstructors:
         g, h : (m, r), (n, r) array_like, optional
             Generators; (m,) and (n,) for r = 1. Default: ones, the Cauchy matrix itself.
         tree : pair of ClusterTree, optional
-            Default: from the nodes (complex ones in the plane), both split along the same axes, with leaves of at most
-            `leaf_size` on the side that is shorter.
+            Default: from the nodes (complex ones in the plane), both split along the same axes, with leaves
+            of at most `leaf_size` on the side that is shorter.
         rtol, atol : float
-            Allowed Frobenius error, relative to the norm of the matrix or absolute; the larger one counts. Estimated from
-            entries that were not used in building; see `certificate`.
+            Allowed Frobenius error, relative to the norm of the matrix or absolute; the larger one counts.
+            Estimated from entries that were not used in building; see `certificate`.
         max_rank : int, optional
             No rank exceeds this.
         rng : seed or numpy.random.Generator
@@ -163,8 +171,8 @@ class SpecialConstructors:
 
         Notes
         -----
-        Cost O(n k^2) and O(n k r) for the entries, memory O(n k). The ranks are small where the nodes are on a line or a
-        curve and the two sets have the same density, or are apart.
+        Cost O(n k^2) and O(n k r) for the entries, memory O(n k). The ranks are small where the nodes are on
+        a line or a curve and the two sets have the same density, or are apart.
 
         Examples
         --------
@@ -201,7 +209,8 @@ def _depth_for(shape: tuple[int, int], leaf_size: int) -> int:
 def diagonal_trees(m: int, n: int, depth: int) -> tuple[ClusterTree, ClusterTree]:
     """Trees of a rectangular matrix whose diagonal blocks hold the entries with i = j.
 
-    The longer side has, in each leaf, the indices of the other side's leaf and an equal stretch of what is beyond.
+    The longer side has, in each leaf, the indices of the other side's leaf and an equal stretch of what is
+    beyond.
     """
     common, beyond = np.arange(min(m, n)), np.arange(abs(m - n))
     where = np.concatenate([(common + 0.5) / len(common), (beyond + 0.5) / max(1, len(beyond))])
@@ -246,8 +255,8 @@ def _hermitian_part(s: Any) -> Any:
     gap = _hermitian_gap(s)
     if gap > 1.0:
         raise SymmetryError(
-            f"symmetric=True, but ||S - S^H|| / ||S|| = {100 * np.finfo(s.dtype).eps * gap:.2e}; leave symmetric out or "
-            "pass (S + S.conj().T) / 2"
+            f"symmetric=True, but ||S - S^H|| / ||S|| = {100 * np.finfo(s.dtype).eps * gap:.2e}; leave symmetric "
+            "out or pass (S + S.conj().T) / 2"
         )
     return ((s + s.conj().T) * s.dtype.type(0.5)).tocsr()
 
@@ -260,16 +269,19 @@ def _nonempty(values: NumpyArray, name: str) -> NumpyArray:
 
 def _require_hermitian_toeplitz(column: NumpyArray, row: NumpyArray) -> None:
     if len(column) != len(row):
-        raise SymmetryError(f"symmetric=True needs a square matrix, but c has length {len(column)} and r {len(row)}")
+        raise SymmetryError(
+            f"symmetric=True needs a square matrix, but c has length {len(column)} and r {len(row)}"
+        )
     gap = np.abs(np.append(row[1:] - column[1:].conj(), column[0].imag))
     if gap.max() > 100 * np.finfo(column.dtype).eps * np.abs(column).max():
         raise SymmetryError(
-            f"symmetric=True, but r differs from conj(c) by {gap.max():.2e} (c[0] must be real); leave symmetric out"
+            f"symmetric=True, but r differs from conj(c) by {gap.max():.2e} (c[0] must be real); leave "
+            "symmetric out"
         )
 
 
 def _cauchy_generators(g: Any, h: Any, rows: int, cols: int) -> tuple[NumpyArray | None, NumpyArray | None]:
-    """g (m, r) and h (n, r), None for ones."""
+    """The checked g (m, r) and h (n, r), None for ones."""
     out: list[NumpyArray | None] = []
     for value, name, count in ((g, "g", rows), (h, "h", cols)):
         if value is None:
@@ -283,5 +295,7 @@ def _cauchy_generators(g: Any, h: Any, rows: int, cols: int) -> tuple[NumpyArray
         out.append(array)
     ranks = [1 if a is None else a.shape[1] for a in out]
     if ranks[0] != ranks[1]:
-        raise ShapeError(f"g (m, r) and h (n, r) must have the same r, but they have {ranks[0]} and {ranks[1]} columns")
+        raise ShapeError(
+            f"g (m, r) and h (n, r) must have the same r, but they have {ranks[0]} and {ranks[1]} columns"
+        )
     return out[0], out[1]

@@ -1,7 +1,7 @@
 """Products with a Toeplitz matrix by fast Fourier transforms, for the build from products.
 
-A Toeplitz matrix is a corner of a circulant one, and a circulant matrix is diagonal in the Fourier basis. Reference:
-G. H. Golub, C. F. Van Loan, "Matrix Computations", 4th ed., section 4.8.
+A Toeplitz matrix is a corner of a circulant one, and a circulant matrix is diagonal in the Fourier basis.
+Reference: G. H. Golub, C. F. Van Loan, "Matrix Computations", 4th ed., section 4.8.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .._typing import NumpyArray
 
 
 class ToeplitzOperator:
-    """The matrix with entry (i, j) = column[i - j] for i >= j, row[j - i] above: products in O((m + n) log(m + n)).
+    """The matrix with entries column[i - j] for i >= j, row[j - i] above: products in O((m + n) log(m + n)).
 
     Parameters
     ----------
