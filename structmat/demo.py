@@ -225,8 +225,8 @@ def _recover(console: Console) -> float:
     for line in (
         f"-u'' = f on (0, 1) with u = 0 at the ends, {n} points: {samples} recorded pairs (f, u) give "
         f"the whole {n} x {n} operator",
-        f"ranks up to {matrix.max_rank}, {format_bytes(matrix.nbytes)} instead of {format_bytes(exact.nbytes)}, "
-        f"recovered in {_seconds(seconds)}",
+        f"ranks up to {matrix.max_rank}, {format_bytes(matrix.nbytes)} instead of "
+        f"{format_bytes(exact.nbytes)}, recovered in {_seconds(seconds)}",
         f"relative error of all entries: {_verdict(error, LARGEST_RECOVERY_ERROR)}",
     ):
         console.print(line, highlight=False, soft_wrap=True)
@@ -258,11 +258,8 @@ def draw_fields(axes: Any, result: LaplaceResult) -> None:
 
     x, y = result.z.real, result.z.imag
     curve = np.append(result.problem.nodes, result.problem.nodes[0])
-    level = np.nanmax(np.abs(result.values))
-    shown = axes[0].pcolormesh(x, y, result.values, cmap="RdBu_r", vmin=-level, vmax=level, shading="nearest")
-    axes[0].contour(
-        x, y, result.values, levels=21, colors="black", linewidths=0.3, negative_linestyles="solid"
-    )
+    shown = axes[0].pcolormesh(x, y, result.values, cmap="viridis", shading="nearest")
+    axes[0].contour(x, y, result.values, levels=20, colors="white", linewidths=0.4, linestyles="solid")
     axes[0].figure.colorbar(shown, ax=axes[0], label="u")
     axes[0].set_title("solution")
     errors = np.maximum(result.errors, 1e-16)  # rounding; a logarithm has no zero
