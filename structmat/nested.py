@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-
 import numpy as np
 
-from ._backend import conj, is_numpy, numpy_dtype, parallel_ranges, parallel_tasks, thread_count
+from ._backend import conj, is_numpy, like, numpy_dtype, to_numpy, parallel_ranges, parallel_tasks, thread_count
 from ._typing import Array, IntArray, NumpyArray
 from .blocks import BlockBatch, NestedBasis
 from .engine import reference
@@ -92,6 +91,8 @@ class NestedStorage:
         if conjugated and numpy_dtype(self.near.data).kind == "c":
             return conj(self.apply(x, adjointly=adjointly))
         if not is_numpy(x):
+            if is_numpy(self.near.data):  # the matrix is on the host: so is the product, and the result goes back
+                return like(self.apply(to_numpy(x), adjointly=adjointly), x)
             return self._apply_reference(x, adjointly)
         dtype = self.near.data.dtype
         if x.dtype.kind == "c" and dtype.kind != "c":  # a real matrix: real and imaginary part are two vectors

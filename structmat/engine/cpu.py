@@ -180,7 +180,7 @@ def nested_down(
 
 @jit
 def near_field(buffer, pointers, entries, adjointly, x, y, first, last, p, q):
-    """y = (near field) x for the leaves first .. last - 1."""
+    """Y = (near field) x for the leaves first .. last - 1."""
     for node in range(first, last):
         for j in range(uint64(node * p), uint64((node + 1) * p)):
             y[j] = 0

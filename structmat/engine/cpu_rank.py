@@ -75,7 +75,7 @@ def pivoted_rows(blocks, tail, spent, noise, limit, lower, order, ranks, left, f
 
 @jit
 def interpolation(lower, order, ranks, rest, first, last):
-    """rest (nb, p - k, k): the rows order[k:] of the matrix X with M = X M[order[:k]], whose rows order[:k] are the identity.
+    """Rest (nb, p - k, k): the rows order[k:] of the matrix X with M = X M[order[:k]], whose rows order[:k] are the identity.
 
     Where the rank is below k, rows that the tolerance did not ask for join the skeleton, and their columns are zero.
     """
