@@ -20,6 +20,8 @@ from .exceptions import (
     TreeMismatchError,
 )
 from .hss.matrix import HSSMatrix
+from .io import load
+from .linalg import estimate_error
 from .tree import ClusterTree, KDSplitter, PrincipalAxisSplitter
 
 __version__ = "0.1.0"
@@ -45,4 +47,6 @@ __all__ = [
     "TooFewSamplesError",
     "TreeMismatchError",
     "__version__",
+    "estimate_error",
+    "load",
 ]

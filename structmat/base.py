@@ -151,7 +151,7 @@ class StructuredMatrix(ABC):
         return self._apply(other, adjointly=False)
 
     def __rmatmul__(self, other: Any) -> Array:
-        """x @ A for x (m,) or (k, m)."""
+        """X @ A for x (m,) or (k, m)."""
         array = other if not isinstance(other, (list, tuple)) else np.asarray(other)
         if array.ndim not in (1, 2):
             raise ShapeError(f"x must be 1-D or 2-D, but it has {array.ndim} dimensions")

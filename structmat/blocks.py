@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._typing import Array, IntArray
+from ._typing import Array, IntArray, NumpyArray
 
 
 @dataclass(frozen=True)
@@ -45,22 +45,32 @@ class NestedBasis:
         level below: the transfer matrices of the left and of the right child, stacked.
     ranks : tuple of (2**l,) int arrays
         The true ranks, at most k; columns beyond them are zero.
+    orders : tuple of (2**l, p) int arrays, optional
+        Interpolative bases: the rows order[:k] of a node's basis are the identity, and `levels` holds the other rows
+        only, (2**l, p - k, k), in the order order[k:].
     """
 
     levels: tuple[Array, ...]
     ranks: tuple[IntArray, ...]
+    orders: tuple[IntArray, ...] | None = None
 
     @property
     def depth(self) -> int:
         return len(self.levels)
 
     def __getitem__(self, level: int) -> Array:
-        """The array of a level, 1 to depth."""
-        return self.levels[level - 1]
+        """The basis (2**l, p, k) of a level, 1 to depth."""
+        stored = self.levels[level - 1]
+        return stored if self.orders is None else expand_interpolation(stored, self.orders[level - 1])
 
     def width(self, level: int) -> int:
-        """The padded rank of a level, 1 to depth."""
+        """The padded rank k of a level, 1 to depth."""
         return int(self.levels[level - 1].shape[2])
+
+    def height(self, level: int) -> int:
+        """The number of rows p of a level, 1 to depth."""
+        rows = int(self.levels[level - 1].shape[1])
+        return rows if self.orders is None else rows + self.width(level)
 
     @property
     def max_rank(self) -> int:
@@ -68,11 +78,22 @@ class NestedBasis:
 
     @property
     def nbytes(self) -> int:
-        return sum(array_bytes(a) for a in self.levels)
+        indices = () if self.orders is None else self.orders
+        return sum(array_bytes(a) for a in (*self.levels, *indices))
 
     def map(self, function: Any) -> NestedBasis:
-        """The basis with `function` applied to each level's array."""
-        return NestedBasis(tuple(function(a) for a in self.levels), self.ranks)
+        """The basis with `function` applied to the array of each level; identity parts are written out."""
+        return NestedBasis(tuple(function(self[level]) for level in range(1, self.depth + 1)), self.ranks)
+
+
+def expand_interpolation(rest: NumpyArray, order: IntArray) -> NumpyArray:
+    """The bases (nb, p, k) whose rows order[:k] are the identity and whose other rows are `rest` (nb, p - k, k)."""
+    nb, _, k = rest.shape
+    out = np.zeros((nb, order.shape[1], k), dtype=rest.dtype)
+    node = np.arange(nb)[:, None]
+    out[node, order[:, :k], np.arange(k)] = 1
+    out[node, order[:, k:]] = rest
+    return out
 
 
 def array_bytes(a: Array) -> int:

@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-
 import numpy as np
 
-from ._backend import conj, is_numpy, numpy_dtype, parallel_ranges, parallel_tasks, thread_count
+from ._backend import conj, is_numpy, like, numpy_dtype, to_numpy, parallel_ranges, parallel_tasks, thread_count
 from ._typing import Array, IntArray, NumpyArray
 from .blocks import BlockBatch, NestedBasis
 from .engine import reference
@@ -34,8 +33,9 @@ class _Packed:
     """One flat buffer that holds all blocks, and the tables by which the compiled kernels find them."""
 
     buffer: NumpyArray
-    row_table: IntArray  # (depth + 1, 3): start, p, k of the row basis by level
+    row_table: IntArray  # (depth + 1, 4): start, p, k of the row basis by level, start of its orders or -1
     col_table: IntArray
+    orders: IntArray  # the orders of all interpolative bases
     coupling_lists: tuple[_Lists, _Lists]  # by row, and by column for the adjoint
     near_lists: tuple[_Lists, _Lists]
 
@@ -91,6 +91,8 @@ class NestedStorage:
         if conjugated and numpy_dtype(self.near.data).kind == "c":
             return conj(self.apply(x, adjointly=adjointly))
         if not is_numpy(x):
+            if is_numpy(self.near.data):  # the matrix is on the host: so is the product, and the result goes back
+                return like(self.apply(to_numpy(x), adjointly=adjointly), x)
             return self._apply_reference(x, adjointly)
         dtype = self.near.data.dtype
         if x.dtype.kind == "c" and dtype.kind != "c":  # a real matrix: real and imaginary part are two vectors
@@ -134,16 +136,16 @@ class NestedStorage:
         def ascend(root: int) -> None:
             first, last = root << (depth - split), (root + 1) << (depth - split)
             cpu.near_field(buffer, near.pointers, near.entries, adjointly, flat_x, flat_y, first, last, p, q)
-            cpu.nested_up(buffer, source, source_places, flat_x, up, root, split, max(split, 1), depth)
+            cpu.nested_up(buffer, source, packed.orders, source_places, flat_x, up, root, split, max(split, 1), depth)
 
         def descend(root: int, level: int, top: int, bottom: int) -> None:
             cpu.nested_down(
-                buffer, target, source[:, 2], target_places, source_places, couplings.pointers, couplings.entries,
+                buffer, target, packed.orders, source[:, 2], target_places, source_places, couplings.pointers, couplings.entries,
                 adjointly, up, down, flat_y, root, level, top, bottom,
             )  # fmt: skip
 
         _each_subtree(ascend, split)
-        cpu.nested_up(buffer, source, source_places, flat_x, up, 0, 0, 1, split - 1)
+        cpu.nested_up(buffer, source, packed.orders, source_places, flat_x, up, 0, 0, 1, split - 1)
         descend(0, 0, 1, split - 1)
         _each_subtree(lambda root: descend(root, split, max(split, 1), depth), split)
         return y
@@ -193,14 +195,18 @@ class NestedStorage:
 
         starts: list[int] = []
         tables, packed_bases = [], []
+        orders: list[IntArray] = [np.zeros(0, dtype=np.int32)]
         for basis in bases:
-            table, arrays = np.zeros((self.depth + 1, 3), dtype=np.int64), []
+            table, arrays = np.zeros((self.depth + 1, 4), dtype=np.int64), []
             for level, a in enumerate(basis.levels, start=1):
                 view, start = place(a, transposed=True)  # k rows of length p: long rows make fast loops
-                table[level] = start, a.shape[1], a.shape[2]
+                index = -1 if basis.orders is None else sum(o.size for o in orders)
+                table[level] = start, basis.height(level), a.shape[2], index
                 arrays.append(view)
+                if basis.orders is not None:
+                    orders.append(basis.orders[level - 1].ravel())
             tables.append(table)
-            packed_bases.append(NestedBasis(tuple(arrays), basis.ranks))
+            packed_bases.append(NestedBasis(tuple(arrays), basis.ranks, basis.orders))
         near_data, near_start = place(self.near.data)
         self.near = BlockBatch(near_data, self.near.rows, self.near.cols)
         couplings = []
@@ -216,6 +222,7 @@ class NestedStorage:
             buffer,
             tables[0],
             tables[-1],
+            np.concatenate(orders),
             tuple(_lists(self.couplings, starts, self.half, adjointly, None) for adjointly in (False, True)),  # type: ignore[arg-type]
             tuple(_lists((self.near,), [near_start], self.half, adjointly, leaves) for adjointly in (False, True)),  # type: ignore[arg-type]
         )

@@ -111,55 +111,76 @@ def apply_list(buffer, pointers, entries, node, p, q, adjointly, x, x0, y, y0):
 
 
 @jit
-def nested_up(buffer, basis, places, x, coefficients, root, split, top, bottom):
+def nested_up(buffer, basis, orders, places, x, coefficients, root, split, top, bottom):
     """Coefficients of the levels `bottom` .. `top` below node `root` of level `split`, from the leaves up.
 
-    basis (depth + 1, 3): start in the buffer, p, k of each level; places (depth + 2,): where its coefficients begin.
+    basis (depth + 1, 4): start in the buffer, p, k and start in `orders` (-1: a full basis) of each level; places
+    (depth + 2,): where its coefficients begin.
     """
     depth = basis.shape[0] - 1
+    work = np.empty(basis[:, 1].max(), dtype=x.dtype)
     for level in range(bottom, top - 1, -1):
-        start, p, k = basis[level]
+        start, p, k, index = basis[level]
         for node in range(root << (level - split), (root + 1) << (level - split)):
-            block = uint64(start + node * p * k)
-            out = places[level] + node * k
-            for j in range(uint64(out), uint64(out + k)):
-                coefficients[j] = 0
+            out = uint64(places[level] + node * k)
+            for j in range(uint64(k)):
+                coefficients[out + j] = 0
             if level == depth:
-                conjugated_rows_times(buffer, block, uint64(k), uint64(p), x, uint64(node * p), coefficients, uint64(out))
+                below, at = x, uint64(node * p)
             else:
-                source = uint64(places[level + 1] + node * p)
-                conjugated_rows_times(
-                    buffer, block, uint64(k), uint64(p), coefficients, source, coefficients, uint64(out)
-                )
+                below, at = coefficients, uint64(places[level + 1] + node * p)
+            if index < 0:
+                block = uint64(start + node * p * k)
+                conjugated_rows_times(buffer, block, uint64(k), uint64(p), below, at, coefficients, out)
+                continue
+            order = uint64(index + node * p)
+            for j in range(uint64(k)):
+                coefficients[out + j] = below[at + uint64(orders[order + j])]
+            for j in range(uint64(p - k)):
+                work[j] = below[at + uint64(orders[order + uint64(k) + j])]
+            block = uint64(start + node * (p - k) * k)
+            conjugated_rows_times(buffer, block, uint64(k), uint64(p - k), work, uint64(0), coefficients, out)
 
 
 @jit
 def nested_down(
-    buffer, basis, other_widths, places, other_places, pointers, entries, adjointly,
+    buffer, basis, orders, other_widths, places, other_places, pointers, entries, adjointly,
     sources, coefficients, y, root, split, top, bottom,
 ):  # fmt: skip
     """Couplings of the levels `top` .. `bottom` below one node, then the target basis, added to children or leaves."""
     depth = basis.shape[0] - 1
+    work = np.empty(basis[:, 1].max(), dtype=y.dtype)
     for level in range(top, bottom + 1):
-        start, p, k = basis[level]
+        start, p, k, index = basis[level]
         offset = (1 << level) - 1
         for node in range(root << (level - split), (root + 1) << (level - split)):
-            out = places[level] + node * k
+            out = uint64(places[level] + node * k)
             apply_list(
                 buffer, pointers[offset:], entries, node, k, other_widths[level], adjointly,
                 sources, other_places[level], coefficients, places[level],
             )  # fmt: skip
-            block = uint64(start + node * p * k)
             if level == depth:
-                columns_times(buffer, block, uint64(k), uint64(p), coefficients, uint64(out), y, uint64(node * p))
+                below, at = y, uint64(node * p)
             else:
-                target = uint64(places[level + 1] + node * p)
-                columns_times(buffer, block, uint64(k), uint64(p), coefficients, uint64(out), coefficients, target)
+                below, at = coefficients, uint64(places[level + 1] + node * p)
+            if index < 0:
+                block = uint64(start + node * p * k)
+                columns_times(buffer, block, uint64(k), uint64(p), coefficients, out, below, at)
+                continue
+            order = uint64(index + node * p)
+            for j in range(uint64(p - k)):
+                work[j] = 0
+            block = uint64(start + node * (p - k) * k)
+            columns_times(buffer, block, uint64(k), uint64(p - k), coefficients, out, work, uint64(0))
+            for j in range(uint64(k)):
+                below[at + uint64(orders[order + j])] += coefficients[out + j]
+            for j in range(uint64(p - k)):
+                below[at + uint64(orders[order + uint64(k) + j])] += work[j]
 
 
 @jit
 def near_field(buffer, pointers, entries, adjointly, x, y, first, last, p, q):
-    """y = (near field) x for the leaves first .. last - 1."""
+    """Y = (near field) x for the leaves first .. last - 1."""
     for node in range(first, last):
         for j in range(uint64(node * p), uint64((node + 1) * p)):
             y[j] = 0

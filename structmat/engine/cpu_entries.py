@@ -9,38 +9,66 @@ from .cpu import jit
 
 
 @jit
-def climb(buffer, table, node, local, depth, level, out, work):
+def climb(buffer, table, orders, node, local, depth, level, out, work):
     """Row `local` of leaf `node` of a nested basis, expressed in the basis of its ancestor on `level`; into out."""
-    start, p, k = table[depth]
-    block = start + node * p * k
-    for c in range(k):
-        out[c] = buffer[block + c * p + local]
+    leaf_row(buffer, table[depth], orders, node, local, out)
     for step in range(depth - 1, level - 1, -1):
         below = table[step + 1, 2]
-        half = node & 1
+        half = (node & 1) * below
         node >>= 1
-        start, p, k = table[step]
-        block = start + node * p * k + half * below
-        for c in range(k):
+        start, p, k, index = table[step]
+        if index < 0:
+            block, length = start + node * p * k + half, below
+            for i in range(below):
+                work[i] = out[i]
+            for c in range(k):
+                out[c] = 0
+        else:  # the identity part moves coefficients; the others are brought into the order of the stored rows
+            block, length = start + node * (p - k) * k, p - k
+            for place in range(p):
+                row = orders[index + node * p + place] - half
+                work[place] = out[row] if 0 <= row < below else buffer.dtype.type(0)
+            for c in range(k):
+                out[c] = work[c]
+            for i in range(length):
+                work[i] = work[k + i]
+        height = uint64(p if index < 0 else p - k)
+        for c in range(uint64(k)):
             s = buffer.dtype.type(0)
-            column = uint64(block + c * p)
-            for i in range(uint64(below)):
-                s += out[i] * buffer[column + i]
-            work[c] = s
+            column = uint64(block) + c * height
+            for i in range(uint64(length)):
+                s += work[i] * buffer[column + i]
+            out[c] += s
+
+
+@jit
+def leaf_row(buffer, entry, orders, node, local, out):
+    """One row of one leaf's basis."""
+    start, p, k, index = entry
+    if index < 0:
         for c in range(k):
-            out[c] = work[c]
+            out[c] = buffer[start + node * p * k + c * p + local]
+        return
+    place = 0
+    while orders[index + node * p + place] != local:
+        place += 1
+    for c in range(k):
+        if place < k:
+            out[c] = 1 if c == place else 0
+        else:
+            out[c] = buffer[start + (node * k + c) * (p - k) + place - k]
 
 
 @jit
 def entry_values(
-    buffer, row_table, col_table, pointers, entries, near_start, near_shape,
+    buffer, row_table, col_table, orders, pointers, entries, near_start, near_shape,
     row_leaf, row_local, col_leaf, col_local, values, first, last,
 ):  # fmt: skip
     """values[m] = A[i, j] for the leaves and the places in them of i and j."""
     depth = row_table.shape[0] - 1
     width = max(row_table[:, 2].max(), col_table[:, 2].max())
     left, right = np.empty(width, dtype=buffer.dtype), np.empty(width, dtype=buffer.dtype)
-    work = np.empty(width, dtype=buffer.dtype)
+    work = np.empty(max(row_table[:, 1].max(), col_table[:, 1].max(), width), dtype=buffer.dtype)
     p, q = near_shape
     for m in range(first, last):
         t, s = row_leaf[m], col_leaf[m]
@@ -52,8 +80,8 @@ def entry_values(
             node >>= 1
             other >>= 1
             level -= 1
-        climb(buffer, row_table, t, row_local[m], depth, level, left, work)
-        climb(buffer, col_table, s, col_local[m], depth, level, right, work)
+        climb(buffer, row_table, orders, t, row_local[m], depth, level, left, work)
+        climb(buffer, col_table, orders, s, col_local[m], depth, level, right, work)
         e = pointers[(1 << level) - 1 + node]
         block, mirrored = entries[e, 0], entries[e, 2] != 0
         k, kv = row_table[level, 2], col_table[level, 2]

@@ -74,21 +74,21 @@ def pivoted_rows(blocks, tail, spent, noise, limit, lower, order, ranks, left, f
 
 
 @jit
-def interpolation(lower, order, ranks, basis, first, last):
-    """basis (nb, p, k) with M = basis @ M[order[:k]]: the identity on the pivot rows, L2 L1^{-1} on the others."""
-    rows, width = lower.shape[1], basis.shape[2]
+def interpolation(lower, order, ranks, rest, first, last):
+    """Rest (nb, p - k, k): the rows order[k:] of the matrix X with M = X M[order[:k]], whose rows order[:k] are the identity.
+
+    Where the rank is below k, rows that the tolerance did not ask for join the skeleton, and their columns are zero.
+    """
+    count, width = rest.shape[1:]
     for b in range(first, last):
         rank = ranks[b]
-        for i in range(rows):
-            row = basis[b, order[b, i]]
-            for j in range(width):
-                row[j] = 0
-            if i < rank:
-                row[i] = 1
-                continue
-            known = lower[b, order[b, i]]
+        for i in range(count):
+            row = rest[b, i]
+            known = lower[b, order[b, width + i]]
             for j in range(rank):
                 row[j] = known[j]
+            for j in range(rank, width):
+                row[j] = 0
             for j in range(rank - 1, -1, -1):
                 pivot = lower[b, order[b, j]]
                 value = row[j] / pivot[j]

@@ -23,7 +23,7 @@ def dot(a, a0, x, x0, n):
 
 @jit
 def reflect(v, v0, factor, x, x0, n):
-    """x -= factor v (v^H x)."""
+    """X -= factor v (v^H x)."""
     s = x.dtype.type(0)
     for j in range(n):
         s += np.conj(v[v0 + j]) * x[x0 + j]
@@ -34,7 +34,7 @@ def reflect(v, v0, factor, x, x0, n):
 
 @jit
 def subtract(a, a0, factor, x, x0, n):
-    """x -= factor conj(a)."""
+    """X -= factor conj(a)."""
     for j in range(n):
         x[x0 + j] -= factor * np.conj(a[a0 + j])
 

@@ -46,7 +46,7 @@ def reflect_left(row, v, tau, k, n):
 
 @jit
 def reflect_right(row, v, tau, k, n):
-    """row H."""
+    """Row H."""
     s = row[k] * 0
     for j in range(uint64(k), uint64(n)):
         s += row[j] * v[j]
@@ -192,7 +192,7 @@ def rows_reflect(block, v, tau, k, n, sums):
 
 @jit
 def rows_subtract(target, factors, block, count):
-    """target -= factors[:count] @ block[:count]."""
+    """Target -= factors[:count] @ block[:count]."""
     m = block.shape[1]
     for j in range(count):
         f = factors[j]

@@ -17,9 +17,11 @@ PIECE_NUMBERS = 1 << 16
 
 
 def matmul(a: Array, b: Array, *, add_to: NumpyArray | None = None) -> Array:
-    """a @ b over a batch; with `add_to` (NumPy only), added there."""
+    """A @ b over a batch; with `add_to` (NumPy only), added there."""
     if not is_numpy(a):
         return namespace(a, b).matmul(a, b)
+    if a.nbytes + b.nbytes < SERIAL_BYTES and add_to is None:
+        return np.matmul(a, b)
     shape = (a.shape[0], a.shape[1], b.shape[2])
     out = np.empty(shape, dtype=np.result_type(a, b)) if add_to is None else add_to
     numbers = a.shape[1] * a.shape[2] + b.shape[1] * b.shape[2] + shape[1] * shape[2]
@@ -34,11 +36,7 @@ def matmul(a: Array, b: Array, *, add_to: NumpyArray | None = None) -> Array:
 
     pieces = -(-shape[0] // piece)
     with one_blas_thread():
-        if a.nbytes + b.nbytes < SERIAL_BYTES:
-            for k in range(pieces):
-                work(k)
-        else:
-            parallel_tasks(work, pieces)
+        parallel_tasks(work, pieces)
     return out
 
 

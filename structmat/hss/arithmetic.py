@@ -18,7 +18,7 @@ from .truncate import _weights, orthogonalize
 
 
 def scale(g: Generators, factor: complex) -> Generators:
-    """factor * A; the factor goes to the diagonal blocks and the couplings."""
+    """Factor * A; the factor goes to the diagonal blocks and the couplings."""
     couplings = tuple(b * factor for b in g.couplings)
     return Generators(g.diagonal * factor, g.row_basis, g.col_basis, couplings, g.symmetric)
 
@@ -58,7 +58,7 @@ def low_rank(
     symmetric: bool = False,
 ) -> Generators:
     """U V^H as HSS, from the leaf blocks of U and V; with `symmetric`, U U^H and V is not looked at."""
-    depth = int(len(u)).bit_length() - 1
+    depth = len(u).bit_length() - 1
     rank = u.shape[2]
     rows = _same_everywhere(u, depth)
     cols = rows if symmetric else _same_everywhere(v, depth)
@@ -178,7 +178,7 @@ def hadamard(a: Generators, b: Generators, *, allowed: float) -> Generators:
 
 
 def _apply_kronecker(t: NumpyArray, a: NumpyArray, b: NumpyArray) -> NumpyArray:
-    """t (nb, r, i j) times the Kronecker products of a (nb, i, k) and b (nb, j, l): (nb, r, k l)."""
+    """T (nb, r, i j) times the Kronecker products of a (nb, i, k) and b (nb, j, l): (nb, r, k l)."""
     nb, r, _ = t.shape
     i, k = a.shape[1:]
     j, m = b.shape[1:]

@@ -34,7 +34,7 @@ def entry_values(a: HSSMatrix, rows: IntArray, cols: IntArray) -> NumpyArray:
     start = int(packed.near_lists[0].entries[0, 0])
     parallel_ranges(
         lambda first, last: cpu_entries.entry_values(
-            packed.buffer, packed.row_table, packed.col_table, lists.pointers, lists.entries,
+            packed.buffer, packed.row_table, packed.col_table, packed.orders, lists.pointers, lists.entries,
             start, storage.near.data.shape[1:], row_leaf, row_local, col_leaf, col_local, values, first, last,
         ),
         len(rows),

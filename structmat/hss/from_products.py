@@ -14,7 +14,17 @@ from ..sources import OperatorSource
 from ..tree import ClusterTree
 from .certify import CONFIDENCE, by_probes, probe_factor
 from .generators import Generators
-from .sketched import OVERSAMPLING, Level, Samples, Starved, assemble, process_level, rise, root_block, with_full_rows
+from .sketched import (
+    OVERSAMPLING,
+    Level,
+    Samples,
+    Starved,
+    assemble,
+    process_level,
+    rise,
+    root_block,
+    with_full_rows,
+)
 
 CHECK_PROBES = 10
 ROUNDS = 4

@@ -102,6 +102,7 @@ class _Side:
         leaf = tree.leaf_positions
         self.candidates = np.where(leaf < tree.n, leaf, -1)
         self.arrays: list[NumpyArray] = []
+        self.orders: list[IntArray] = []
         self.ranks: list[IntArray] = []
         self._far: dict[int, tuple[IntArray, NumpyArray]] = {}
 
@@ -135,21 +136,19 @@ class _Side:
             blocks = self.samples(level, np.arange(count)[part], rule)
             parts.append(row_interpolation(blocks, tails[part], max_rank=max_rank))
         rank = max(p[2].max(initial=0) for p in parts)
-        basis = np.zeros((count, width, rank), dtype=self.source.dtype)
-        skeleton = np.full((count, rank), -1, dtype=np.int64)
-        at = 0
-        for array, local, ranks in parts:
-            basis[at : at + len(array), :, : array.shape[2]] = array
-            skeleton[at : at + len(array), : local.shape[1]] = local
-            at += len(ranks)
-        chosen = np.take_along_axis(self.candidates, np.maximum(skeleton, 0), axis=1)
-        self.skeleton = np.where(skeleton >= 0, chosen, -1)  # (2**level, k), the user's indices
-        self.arrays.append(basis)
-        self.ranks.append(np.concatenate([p[2] for p in parts]))
+        rest = np.zeros((count, width - rank, rank), dtype=self.source.dtype)
+        for part, (array, _order, _ranks) in zip(_chunks(count, nbytes), parts, strict=True):
+            own = array.shape[2]  # rows beyond the chunk's own rank join the skeleton of the level
+            rest[part, :, :own] = array[:, rank - own :]
+        order = np.concatenate([p[1] for p in parts])
+        self.skeleton = np.take_along_axis(self.candidates, order[:, :rank], axis=1)  # (2**level, k), the user's
+        self.arrays.append(rest)
+        self.orders.append(order.astype(np.int32))
+        self.ranks.append(np.full(count, rank))
         self.candidates = self.skeleton.reshape(count // 2, 2 * rank)
 
     def basis(self) -> NestedBasis:
-        return NestedBasis(tuple(self.arrays[::-1]), tuple(self.ranks[::-1]))
+        return NestedBasis(tuple(self.arrays[::-1]), tuple(self.ranks[::-1]), tuple(self.orders[::-1]))
 
 
 def _couplings(source: EntrySource, rows: _Side, cols: _Side, *, symmetric: bool) -> NumpyArray:

@@ -20,6 +20,8 @@ from ..blocks import NestedBasis
 from ..engine import cpu_ulv
 from ..engine.dense import matmul
 from .generators import Generators
+from .norms import two_norm
+from .truncate import norm
 from .ulv import HSSFactorization, UlvLevel, factors_of
 
 if TYPE_CHECKING:
@@ -27,14 +29,18 @@ if TYPE_CHECKING:
 
 
 def invert(factorization: HSSFactorization, *, rtol: float | None) -> HSSMatrix:
-    """The recompressed inverse."""
+    """The inverse X, recompressed so that ||A X - I||_F is at most `rtol` sqrt(n), as far as rounding allows."""
     levels, root, _ = factors_of(factorization)
     a = factorization._matrix
     exact = _inverse_generators(levels, root, a.row_tree.leaf_count, a.row_tree.leaf_size)
     if a.row_tree.is_padded:  # the factorisation had ones there
         exact.diagonal[a.row_tree.sizes(a.row_tree.depth) < a.row_tree.leaf_size, -1, -1] = 0
-    tolerance = a.rtol if rtol is None else rtol
-    return a._result(exact, tolerance, trees=(a.col_tree, a.row_tree))
+    asked = a.rtol if rtol is None else rtol
+    # an error E of X shows in the residual as A E: at most ||A||_2 ||E||_F
+    amplified = norm(exact) * two_norm(a, tol=0.1, rng=np.random.default_rng(0)) / np.sqrt(a.shape[0])
+    tolerance = asked / max(1.0, amplified)
+    floor = 4.0 * float(np.finfo(a.dtype).eps)
+    return a._result(exact, max(tolerance, floor), trees=(a.col_tree, a.row_tree))
 
 
 def _local_solution(level: UlvLevel, rhs: NumpyArray) -> tuple[NumpyArray, NumpyArray, NumpyArray]:

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sparse
 
 from .. import _check
-from .._backend import adjoint, conj, is_numpy
-from .._typing import Array, Entries, IntArray, Kernel, NumpyArray, RandomLike
+from .._backend import is_numpy
+from .._typing import Array, IntArray, NumpyArray, RandomLike
 from ..base import Factorization, StructuredMatrix
-from ..blocks import BlockBatch, NestedBasis
+from ..blocks import BlockBatch
 from ..certificate import Certificate
-from ..exceptions import ShapeError, SymmetryError, TreeMismatchError
+from ..exceptions import DeviceError, ShapeError, SymmetryError, TreeMismatchError
 from ..nested import NestedStorage
 from ..tree import ClusterTree, require_equal_trees
 from . import arithmetic, truncate
 from .constructors import HSSConstructors
-from .generators import Generators, swap_siblings
+from .generators import Generators
 
 if TYPE_CHECKING:
-    import os
 
-    import matplotlib.axes
 
-    from .ulv import HSSFactorization
+    pass
 
 __all__ = ["HSSMatrix"]
 
@@ -326,7 +323,9 @@ class HSSMatrix(HSSConstructors, StructuredMatrix):
         return self._with_diagonal(diagonal)
 
     def _with_diagonal(self, diagonal: NumpyArray) -> HSSMatrix:
-        g = self.generators.map(lambda a: a.astype(diagonal.dtype, copy=False))
+        g = self.generators
+        if g.diagonal.dtype != diagonal.dtype:
+            g = g.map(lambda a: a.astype(diagonal.dtype))
         changed = Generators(diagonal, g.row_basis, g.col_basis, g.couplings, g.symmetric)
         return HSSMatrix(changed, self.row_tree, self.col_tree, self.certificate)
 
@@ -397,6 +396,8 @@ class HSSMatrix(HSSConstructors, StructuredMatrix):
         -----
         Cost O(n k^2); backward stable. The result is reusable and solves with the adjoint too.
         """
+        if not is_numpy(self._storage.near.data):
+            raise DeviceError('factorisations run on the CPU: call A.to_device("cpu") first')
         if positive_definite:
             from .cholesky import HSSCholesky
 
@@ -420,10 +421,9 @@ def _validate(g: Generators, row_tree: ClusterTree, col_tree: ClusterTree) -> No
     for side, basis, tree in (("row", g.row_basis, row_tree), ("column", g.col_basis, col_tree)):
         for level in range(1, depth + 1):
             p = tree.leaf_size if level == depth else 2 * basis.width(level + 1)
-            if tuple(basis[level].shape[:2]) != (2**level, p):
-                raise ShapeError(
-                    f"the {side} basis of level {level} has shape {tuple(basis[level].shape)}, expected (2**{level}, {p}, k)"
-                )
+            shape = (int(basis.levels[level - 1].shape[0]), basis.height(level))
+            if shape != (2**level, p):
+                raise ShapeError(f"the {side} bases of level {level} are {shape} x k, expected {(2**level, p)} x k")
     for level, b in enumerate(g.couplings, start=1):
         expected = (2 ** (level - 1 if g.symmetric else level), g.row_basis.width(level), g.col_basis.width(level))
         if tuple(b.shape) != expected:

@@ -37,7 +37,7 @@ class SamplingRule:
     def for_tolerance(cls, rtol: float) -> SamplingRule:
         """What suffices for kernels that are smooth off the diagonal; a failed check asks for a finer rule."""
         digits = int(np.ceil(-np.log10(min(rtol, 0.1))))
-        return cls(per_node=2 + (digits > 8) + (digits > 10), nearest=max(8, digits))
+        return cls(per_node=2 + (digits >= 8) + (digits > 10), nearest=max(8, digits))
 
     def finer(self) -> SamplingRule:
         """The rule to try where this one was too coarse."""

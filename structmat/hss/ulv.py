@@ -63,8 +63,9 @@ def with_padded_diagonal(diagonal: NumpyArray, tree: ClusterTree) -> NumpyArray:
 
 def narrow(g: Generators, leaf_size: int) -> Generators:
     """Bases with no more columns than rows: orthogonalised where a sum has made them wider."""
-    heights = [a.shape[1] - a.shape[2] for basis in (g.row_basis, g.col_basis) for a in basis.levels]
-    return orthogonalize(g) if min(heights, default=0) < 0 else g
+    sides = (g.row_basis, g.col_basis)
+    spare = [b.height(level) - b.width(level) for b in sides for level in range(1, g.depth + 1)]
+    return orthogonalize(g) if min(spare, default=0) < 0 else g
 
 
 def merge(kept: NumpyArray, across: NumpyArray) -> NumpyArray:

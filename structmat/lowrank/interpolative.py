@@ -52,11 +52,13 @@ def row_interpolation(
 
     Returns
     -------
-    basis : (nb, p, k) array
-        Each block is `basis @ block[skeleton]` up to the tolerance times a modest factor; zero beyond the true rank.
-    skeleton : (nb, k) int array
-        Row numbers, -1 beyond the true rank.
+    rest : (nb, p - k, k) array
+        With k the largest rank: each block is `X @ block[order[:k]]` up to the tolerance times a modest factor, where the
+        rows order[:k] of X are the identity and its rows order[k:] are `rest`.
+    order : (nb, p) int array
+        Skeleton rows first.
     ranks : (nb,) int array
+        What the tolerance asked for; the skeletons of all blocks have k rows.
 
     Notes
     -----
@@ -64,10 +66,9 @@ def row_interpolation(
     """
     lower, order, ranks, _left = _factor(blocks, tail, max_rank)
     width = int(ranks.max(initial=0))
-    basis = np.empty((*blocks.shape[:2], width), dtype=blocks.dtype)
-    parallel_ranges(lambda a, b: cpu_rank.interpolation(lower, order, ranks, basis, a, b), len(blocks))
-    skeleton = np.where(np.arange(width) < ranks[:, None], order[:, :width], -1)
-    return basis, skeleton, ranks
+    rest = np.empty((len(blocks), blocks.shape[1] - width, width), dtype=blocks.dtype)
+    parallel_ranges(lambda a, b: cpu_rank.interpolation(lower, order, ranks, rest, a, b), len(blocks))
+    return rest, order, ranks
 
 
 def truncated_range(

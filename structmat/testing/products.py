@@ -49,7 +49,7 @@ def product_with_no_columns(case: Case) -> None:
 
 @check()
 def product_from_the_left(case: Case) -> None:
-    """x A and X A."""
+    """X A and X A."""
     for name, a, d in _views(case):
         x, rows = case.random(d.shape[0]), case.random(d.shape[0], 5).T
         case.close(x @ a, x @ d, what=f"x @ {name}")
@@ -58,7 +58,7 @@ def product_from_the_left(case: Case) -> None:
 
 @check()
 def product_with_the_adjoint(case: Case) -> None:
-    """rmatvec and rmatmat are products with A^H."""
+    """Rmatvec and rmatmat are products with A^H."""
     for name, a, d in _views(case):
         x, block = case.random(d.shape[0]), case.random(d.shape[0], 3)
         case.close(a.rmatvec(x), d.conj().T @ x, what=f"{name}.rmatvec(x)")

@@ -15,7 +15,7 @@ from .battery import Case, check, raises
 
 @check()
 def file_round_trip(case: Case) -> None:
-    """save and load give the same numbers, trees and certificate."""
+    """Save and load give the same numbers, trees and certificate."""
     if importlib.util.find_spec("structmat.io") is None:
         return
     from ..io import load

@@ -1,0 +1,384 @@
+"""Files of structured matrices: versioned, checksummed, without pickle, replaced atomically.
+
+A file is an npz archive (a zip of npy arrays, which `numpy.load` opens too) with two arrays of bytes beside
+the data: `header`, JSON that says what the arrays are, and `checksum`, the SHA-256 of the header and of all
+arrays. Arrays are stored little-endian and uncompressed. What is read is compared with what the header
+declares before memory is taken, and a matrix is made only after the checksum agrees.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._backend import to_numpy
+from ._typing import NumpyArray
+from .blocks import NestedBasis
+from .certificate import Certificate
+from .exceptions import FileFormatError
+from .tree import ClusterTree
+
+if TYPE_CHECKING:
+    from .base import StructuredMatrix
+
+__all__ = ["atomic_file", "load", "save"]
+
+FORMAT = "structmat"
+VERSION = 1
+# what zipfile, json and numpy raise on damaged files
+_DAMAGE = (
+    zipfile.BadZipFile, KeyError, IndexError, ValueError, TypeError, EOFError, NotImplementedError,
+    RuntimeError, struct.error, zlib.error,
+)  # fmt: skip
+
+Arrays = dict[str, NumpyArray]
+PathLike = str | os.PathLike[str]
+
+
+# ------------------------------------------------------------------------------------------ writing
+
+
+def save(matrix: StructuredMatrix, path: PathLike) -> None:
+    """Write a matrix to a file that `load` reads.
+
+    Parameters
+    ----------
+    matrix : StructuredMatrix
+        A view (transpose, adjoint, conjugate) is stored as what it shows; data on a GPU is copied first.
+    path : str or path
+        Taken as it is: no suffix is added. An existing file is replaced when all is written, or not at all.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np, structmat as sm
+    >>> A = sm.HSSMatrix.from_dense(np.exp(-abs(np.subtract.outer(np.arange(200), np.arange(200)) / 50)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     A.save(os.path.join(folder, "matrix.npz"))
+    ...     B = sm.load(os.path.join(folder, "matrix.npz"))
+    >>> bool((A @ np.ones(200) == B @ np.ones(200)).all()), A.certificate == B.certificate
+    (True, True)
+    """
+    name = type(matrix).__name__
+    if name not in _FORMATS:
+        raise TypeError(f"cannot save a {name}; the formats with files are {', '.join(_FORMATS)}")
+    description, arrays = _FORMATS[name][0](matrix)
+    trees = {"row": _tree_header("row", matrix.row_tree, arrays)}
+    if matrix.col_tree is not matrix.row_tree:
+        trees["col"] = _tree_header("col", matrix.col_tree, arrays)
+    arrays = {key: _portable(array) for key, array in arrays.items()}
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "class": name,
+        "dtype": matrix.dtype.name,
+        "shape": list(matrix.shape),
+        **description,
+        "trees": trees,
+        "certificate": _plain(vars(matrix.certificate)),
+        "arrays": {key: [array.dtype.str, list(array.shape)] for key, array in arrays.items()},
+    }
+    encoded = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+    with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        _write(archive, "header", encoded)
+        for key, array in arrays.items():
+            _write(archive, key, array)
+        _write(archive, "checksum", np.frombuffer(_checksum(encoded, arrays), dtype=np.uint8))
+
+
+@contextmanager
+def atomic_file(path: PathLike) -> Iterator[IO[bytes]]:
+    """Open a binary file that replaces `path` when the block ends, and vanishes if the block raises."""
+    # a link is written through, as open(path, "wb") does
+    target = Path(os.path.realpath(os.fspath(path)))
+    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+    # not tempfile: its files are readable by their owner alone, whatever the umask says
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if target.exists():
+                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name survive a loss of power, where the system lets folders be synchronised."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _portable(array: Any) -> NumpyArray:
+    host = np.ascontiguousarray(to_numpy(array))
+    return host.astype(host.dtype.newbyteorder("<"), copy=False)
+
+
+def _write(archive: zipfile.ZipFile, key: str, array: NumpyArray) -> None:
+    with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _checksum(header: NumpyArray, arrays: Arrays) -> bytes:
+    """SHA-256 of the header, which names the arrays with their types and shapes, and of the arrays."""
+    digest = hashlib.sha256(header.tobytes())
+    for array in arrays.values():
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.digest()
+
+
+def _tree_header(side: str, tree: ClusterTree, arrays: Arrays) -> dict[str, Any]:
+    if not tree.is_identity:
+        arrays[f"{side}_tree/perm"] = tree.perm
+    if tree.points is not None:
+        arrays[f"{side}_tree/points"] = tree.points
+    return {"n": tree.n, "depth": tree.depth}
+
+
+def _plain(value: Any) -> Any:
+    """`value` in the terms of JSON; tuples, arrays and complex numbers are marked, so that they come back."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, tuple):
+        return {"__tuple__": [_plain(item) for item in value]}
+    if isinstance(value, np.ndarray):
+        return {"__array__": _plain(value.tolist()), "dtype": value.dtype.str}
+    if isinstance(value, complex):
+        return {"__complex__": [value.real, value.imag]}
+    raise TypeError(f"a certificate with a {type(value).__name__} among its details cannot be saved")
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_restored(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "__tuple__" in value:
+        return tuple(_restored(value["__tuple__"]))
+    if "__array__" in value:
+        return np.array(_restored(value["__array__"]), dtype=value["dtype"])
+    if "__complex__" in value:
+        return complex(*value["__complex__"])
+    return {key: _restored(item) for key, item in value.items()}
+
+
+# ------------------------------------------------------------------------------------------ reading
+
+
+def load(path: PathLike) -> Any:
+    """Read a matrix that `save` wrote.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+
+    Returns
+    -------
+    StructuredMatrix
+        Of the format that was saved, with its trees and its certificate.
+
+    Raises
+    ------
+    FileFormatError
+        When the file is something else, truncated, damaged, or written by a newer version.
+    FileNotFoundError
+        When there is no such file.
+
+    See Also
+    --------
+    structmat.HSSMatrix.save
+    """
+    path = Path(path)
+    with open(path, "rb") as file:
+        if file.read(1) == b"":
+            raise FileFormatError(f"{path} is empty; it was not written by A.save")
+        try:
+            with zipfile.ZipFile(file) as archive:
+                header, arrays = _contents(path, archive)
+        except _DAMAGE as error:
+            if isinstance(error, FileFormatError):
+                raise
+            raise _damaged(path, error) from error
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a seek to where a damaged archive points
+                raise
+            raise _damaged(path, error) from error
+    return _assembled(path, header, arrays)
+
+
+def _damaged(path: Path, error: Exception) -> FileFormatError:
+    if isinstance(error, zipfile.BadZipFile) and not _looks_like_zip(path):
+        return FileFormatError(f"{path} is not a file of structmat: it is no zip archive, as A.save writes")
+    cause = str(error) or type(error).__name__
+    return FileFormatError(f"{path} is truncated or damaged ({cause}); save the matrix again")
+
+
+def _looks_like_zip(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def _contents(path: Path, archive: zipfile.ZipFile) -> tuple[dict[str, Any], Arrays]:
+    """The header, and the arrays that it declares, checked against the checksum."""
+    members = set(archive.namelist())
+    if "header.npy" not in members:
+        raise FileFormatError(
+            f"{path} is an archive of something else: it has no header of structmat (it holds "
+            f"{', '.join(sorted(members)[:5]) or 'nothing'})"
+        )
+    encoded = _read(archive, "header")
+    if encoded.dtype != np.uint8 or encoded.ndim != 1:
+        raise FileFormatError(f"{path} is an archive of something else: its header is not one of structmat")
+    try:
+        header = json.loads(encoded.tobytes())
+        known = header["format"] == FORMAT and isinstance(header["version"], int)
+    except (ValueError, TypeError, KeyError):
+        known = False
+    if not known:
+        raise FileFormatError(f"{path} is an archive of something else: its header is not one of structmat")
+    if header["version"] > VERSION:
+        raise FileFormatError(
+            f"{path} was written by a newer version of structmat (format {header['version']}; this one reads "
+            f"up to {VERSION}); upgrade structmat, or save again with the older version"
+        )
+    missing = sorted(key for key in [*header["arrays"], "checksum"] if f"{key}.npy" not in members)
+    if missing:
+        raise FileFormatError(f"{path} is damaged: it lacks the arrays {', '.join(missing)}")
+    declared = header["arrays"].items()
+    arrays = {key: _read(archive, key, np.dtype(kind), tuple(shape)) for key, (kind, shape) in declared}
+    if _checksum(encoded, arrays) != _read(archive, "checksum").tobytes():
+        raise FileFormatError(f"{path} is damaged: its contents do not have the checksum stored with them")
+    return header, arrays
+
+
+def _read(
+    archive: zipfile.ZipFile,
+    key: str,
+    dtype: np.dtype[Any] | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> NumpyArray:
+    """One array, of the declared type and shape; memory is taken only for what the file can hold."""
+    info = archive.getinfo(f"{key}.npy")
+    with archive.open(info) as member:
+        if np.lib.format.read_magic(member) != (1, 0):
+            raise ValueError(f"array {key} has an unknown npy version")
+        found, fortran, kind = np.lib.format.read_array_header_1_0(member)
+        if kind.hasobject or fortran or (dtype is not None and (kind, found) != (dtype, shape)):
+            raise ValueError(f"array {key} is not what the header says")
+        if int(np.prod(found, dtype=object)) * kind.itemsize > info.file_size:
+            raise ValueError(f"array {key} is shorter than its header says")
+        out = np.empty(found, dtype=kind)
+        _fill(member, out, key)
+        member.read(1)  # the end of the member: its CRC is checked here
+    return out
+
+
+def _fill(member: IO[bytes], out: NumpyArray, key: str) -> None:
+    target, at = out.reshape(-1).view(np.uint8).data, 0
+    while at < len(target):
+        count = member.readinto(target[at : at + (1 << 24)])  # type: ignore[attr-defined]
+        if not count:
+            raise ValueError(f"array {key} is shorter than its header says")
+        at += count
+
+
+def _assembled(path: Path, header: dict[str, Any], arrays: Arrays) -> Any:
+    if header["class"] not in _FORMATS:
+        raise FileFormatError(
+            f"{path} holds a {header['class']}, but this version reads only {', '.join(_FORMATS)}"
+        )
+    native = {key: array.astype(array.dtype.newbyteorder("="), copy=False) for key, array in arrays.items()}
+    try:
+        row_tree = _tree("row", header["trees"]["row"], native)
+        col_tree = _tree("col", header["trees"]["col"], native) if "col" in header["trees"] else row_tree
+        certificate = Certificate(**_restored(header["certificate"]))
+        return _FORMATS[header["class"]][1](header, native, row_tree, col_tree, certificate)
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileFormatError(f"{path} is no valid matrix, though its checksum is right: {error}") from error
+
+
+def _tree(side: str, header: dict[str, Any], arrays: Arrays) -> ClusterTree:
+    perm, points = (arrays.get(f"{side}_tree/{name}") for name in ("perm", "points"))
+    return ClusterTree(header["n"], header["depth"], perm, points)
+
+
+# ------------------------------------------------------------------------------ the arrays of a format
+
+
+def _hss_arrays(matrix: Any) -> tuple[dict[str, Any], Arrays]:
+    g = matrix.generators
+    arrays = {"diagonal": g.diagonal}
+    for side, basis in (("row", g.row_basis), ("col", g.col_basis)):
+        if side == "col" and g.symmetric:
+            break
+        for level in range(1, g.depth + 1):
+            arrays[f"{side}_basis/{level}"] = basis[level]
+            arrays[f"{side}_ranks/{level}"] = basis.ranks[level - 1]
+    arrays.update({f"couplings/{level}": b for level, b in enumerate(g.couplings, start=1)})
+    return {"symmetric": bool(g.symmetric)}, arrays
+
+
+def _hss_matrix(
+    header: dict[str, Any],
+    arrays: Arrays,
+    row_tree: ClusterTree,
+    col_tree: ClusterTree,
+    certificate: Certificate,
+) -> Any:
+    from .hss.generators import Generators
+    from .hss.matrix import HSSMatrix
+
+    levels = range(1, row_tree.depth + 1)
+
+    def basis(side: str) -> NestedBasis:
+        return NestedBasis(
+            tuple(arrays[f"{side}_basis/{level}"] for level in levels),
+            tuple(arrays[f"{side}_ranks/{level}"] for level in levels),
+        )
+
+    rows = basis("row")
+    cols = rows if header["symmetric"] else basis("col")
+    couplings = tuple(arrays[f"couplings/{level}"] for level in levels)
+    return HSSMatrix(
+        Generators(arrays["diagonal"], rows, cols, couplings, header["symmetric"]),
+        row_tree,
+        col_tree,
+        certificate,
+    )
+
+
+# class -> (matrix to its header fields and arrays, and back)
+_FORMATS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {"HSSMatrix": (_hss_arrays, _hss_matrix)}

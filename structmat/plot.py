@@ -1,0 +1,301 @@
+"""Structured matrices for people: a summary as text, and pictures of blocks, ranks and clusters.
+
+Matplotlib is imported when the first picture is drawn.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._backend import to_numpy
+from ._typing import IntArray, NumpyArray
+from .blocks import array_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from .base import StructuredMatrix
+    from .tree import ClusterTree
+
+__all__ = ["plot_structure", "plot_tree", "summary"]
+
+# a number is drawn where its height, in points, is at least this
+_SMALLEST_TEXT = 5.0
+_LARGEST_TEXT = 14.0
+# outlines are drawn around blocks of at least this many points
+_SMALLEST_OUTLINE = 3.0
+
+
+# ------------------------------------------------------------------------------------------ text
+
+
+def summary(matrix: StructuredMatrix) -> str:
+    """Levels, ranks, bytes against dense, and the certificate, as text to print.
+
+    Parameters
+    ----------
+    matrix : StructuredMatrix
+        With nested bases.
+
+    Returns
+    -------
+    str
+        The ranks are the true ones, as smallest / mean / largest of a level. Its bytes are those of its bases
+        and couplings; the leaves' bytes are those of the dense diagonal blocks.
+
+    Examples
+    --------
+    >>> import numpy as np, structmat as sm
+    >>> A = sm.HSSMatrix.from_dense(np.ones((64, 64)), sm.ClusterTree.balanced(64, leaf_size=16))
+    >>> print(A.summary())
+    HSSMatrix 64 x 64, float64, not symmetric
+    tree: depth 2, leaves of 16 indices
+    level  nodes         row rank      column rank     bytes
+        1      2        1 / 1 / 1        1 / 1 / 1      80 B
+        2      4        1 / 1 / 1        1 / 1 / 1   1.06 kB
+    dense diagonal blocks                            8.19 kB
+    total 9.49 kB, 29 % of 32.8 kB as a dense array
+    certificate: asked 1.0e-08, estimate ...: met [guaranteed by truncation; 4096 entries]
+    """
+    g: Any = matrix.generators  # type: ignore[attr-defined]
+    rows, columns = matrix.shape
+    dense = rows * columns * matrix.dtype.itemsize
+    kind = "Hermitian" if matrix.dtype.kind == "c" else "symmetric"
+    lines = [
+        f"{type(matrix).__name__} {rows} x {columns}, {matrix.dtype}, {'' if g.symmetric else 'not '}{kind}",
+        f"tree: depth {matrix.row_tree.depth}, {_leaves(matrix)}",
+    ]
+    if g.depth:
+        lines.append(f"{'level':>5s} {'nodes':>6s} {'row rank':>16s} {'column rank':>16s} {'bytes':>9s}")
+    for level in range(1, g.depth + 1):
+        ranks = [_spread(basis.ranks[level - 1]) for basis in (g.row_basis, g.col_basis)]
+        size = format_bytes(_level_bytes(g, level))
+        lines.append(f"{level:5d} {2**level:6d} {ranks[0]:>16s} {ranks[1]:>16s} {size:>9s}")
+    share = f"{100 * matrix.nbytes / dense:.3g} %"
+    lines += [
+        f"{'dense diagonal blocks':46s}{format_bytes(array_bytes(g.diagonal)):>10s}",
+        f"total {format_bytes(matrix.nbytes)}, {share} of {format_bytes(dense)} as a dense array",
+        f"certificate: {matrix.certificate}",
+    ]
+    return "\n".join(lines)
+
+
+def _leaves(matrix: StructuredMatrix) -> str:
+    sizes = [sorted({int(s) for s in tree.sizes(tree.depth)}) for tree in (matrix.row_tree, matrix.col_tree)]
+    texts = ["leaves of " + " or ".join(map(str, size)) for size in sizes]
+    if texts[0] == texts[1]:
+        return f"{texts[0]} indices"
+    return f"row {texts[0]}, column {texts[1]} indices"
+
+
+def _spread(ranks: IntArray) -> str:
+    return f"{int(ranks.min())} / {float(ranks.mean()):.3g} / {int(ranks.max())}"
+
+
+def _level_bytes(g: Any, level: int) -> int:
+    arrays = [g.row_basis[level], g.couplings[level - 1]]
+    if not g.symmetric:
+        arrays.append(g.col_basis[level])
+    return sum(array_bytes(a) for a in arrays)
+
+
+def format_bytes(count: float) -> str:
+    """A number of bytes in the unit that suits it, powers of 1000.
+
+    Examples
+    --------
+    >>> from structmat.plot import format_bytes
+    >>> format_bytes(999), format_bytes(1_536_000), format_bytes(2e12)
+    ('999 B', '1.54 MB', '2 TB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000.0
+    return f"{count:.3g} TB"
+
+
+# ---------------------------------------------------------------------------------------- pictures
+
+
+def plot_structure(matrix: StructuredMatrix, ax: Axes | None = None) -> Axes:
+    """Draw the blocks of a matrix, with the ranks of those off the diagonal by number and colour.
+
+    Parameters
+    ----------
+    matrix : StructuredMatrix
+        With weak admissibility.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; default: the axes of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Rows downwards and columns to the right, in the order of the trees. The rank of a block is the smaller
+        one of the ranks of its row basis and its column basis. Diagonal blocks are dense, and grey. Numbers
+        appear where they can be read.
+
+    Examples
+    --------
+    >>> import numpy as np, structmat as sm
+    >>> A = sm.HSSMatrix.from_dense(np.exp(-abs(np.subtract.outer(np.arange(200), np.arange(200)) / 50)))
+    >>> A.plot().get_ylabel()
+    'row'
+    """
+    from matplotlib import colormaps
+    from matplotlib.ticker import MaxNLocator
+
+    axes = _axes(ax)
+    blocks, ranks = _off_diagonal_blocks(matrix)
+    leaves = _rectangles(matrix, matrix.row_tree.depth, np.arange(matrix.row_tree.leaf_count), same=True)
+    rows, columns = matrix.shape
+    axes.set(xlim=(0, columns), ylim=(rows, 0), aspect="equal")
+    _fill(axes, leaves, np.zeros(len(leaves)), "dense", None)
+    if len(blocks):
+        colours = colormaps["viridis"]
+        shown = _fill(axes, blocks, ranks.astype(float), "ranks", colours)
+        # an inset is as high as the axes, whatever the aspect of the matrix
+        bar = axes.inset_axes((1.03, 0.0, 0.04, 1.0))
+        axes.figure.colorbar(shown, cax=bar, label="rank (grey: dense)", ticks=MaxNLocator(integer=True))
+        _number(axes, blocks, ranks, shown)
+    axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
+    axes.set_xlabel("column" if matrix.col_tree.is_identity else "column, in the order of the tree")
+    axes.set_ylabel("row" if matrix.row_tree.is_identity else "row, in the order of the tree")
+    return axes
+
+
+def _axes(ax: Axes | None, **options: Any) -> Axes:
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(6.4, 5.6), layout="compressed", **options)[1]
+
+
+def _rectangles(matrix: StructuredMatrix, level: int, node: IntArray, *, same: bool = False) -> NumpyArray:
+    """The blocks of some nodes with themselves or their siblings: left, top, width, height, (blocks, 4)."""
+    other = node if same else node ^ 1
+    row_starts, row_sizes = (f(level)[node] for f in (matrix.row_tree.starts, matrix.row_tree.sizes))
+    col_starts, col_sizes = (f(level)[other] for f in (matrix.col_tree.starts, matrix.col_tree.sizes))
+    return np.stack([col_starts, row_starts, col_sizes, row_sizes], axis=1)
+
+
+def _off_diagonal_blocks(matrix: StructuredMatrix) -> tuple[NumpyArray, IntArray]:
+    """Rectangles and ranks of all blocks between siblings, large ones first."""
+    g: Any = matrix.generators  # type: ignore[attr-defined]
+    rectangles, ranks = [np.zeros((0, 4), dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+    for level in range(1, g.depth + 1):
+        node = np.arange(2**level)
+        rectangles.append(_rectangles(matrix, level, node))
+        row_ranks, col_ranks = (to_numpy(b.ranks[level - 1]) for b in (g.row_basis, g.col_basis))
+        ranks.append(np.minimum(row_ranks[node], col_ranks[node ^ 1]))
+    return np.concatenate(rectangles), np.concatenate(ranks)
+
+
+def _fill(axes: Axes, rectangles: NumpyArray, values: NumpyArray, label: str, colours: Any) -> Any:
+    """One collection for all rectangles: thousands of separate patches would take seconds."""
+    from matplotlib.collections import PolyCollection
+
+    left, top, width, height = rectangles.T
+    corners = np.stack(
+        [
+            np.stack([left, top], axis=1),
+            np.stack([left + width, top], axis=1),
+            np.stack([left + width, top + height], axis=1),
+            np.stack([left, top + height], axis=1),
+        ],
+        axis=1,
+    )  # (blocks, 4, 2)
+    side = np.minimum(width, height) * _points_per_index(axes)
+    collection = PolyCollection(
+        list(corners),
+        linewidths=np.where(side >= _SMALLEST_OUTLINE, np.clip(side / 40, 0.2, 0.8), 0.0),
+        edgecolors="white",
+        label=label,
+        # without outlines, smoothed edges would let the background shine through
+        antialiaseds=side >= _SMALLEST_OUTLINE,
+    )
+    if colours is None:
+        collection.set_facecolor("#8a8f98")
+    else:
+        collection.set(array=values, cmap=colours, clim=(0, max(1.0, float(values.max()))))
+    axes.add_collection(collection)
+    return collection
+
+
+def _points_per_index(axes: Axes) -> float:
+    """Typographic points on the page for one index of the matrix, as the axes are drawn."""
+    axes.apply_aspect()
+    box = axes.get_window_extent()
+    across = abs(float(np.diff(axes.get_xlim())[0])), abs(float(np.diff(axes.get_ylim())[0]))
+    figure: Any = axes.get_figure(root=True)
+    return float(min(box.width / across[0], box.height / across[1]) * 72.0 / figure.dpi)
+
+
+def _number(axes: Axes, rectangles: NumpyArray, ranks: IntArray, shown: Any) -> None:
+    """The rank in the middle of each block that is large enough for it."""
+    per_index = _points_per_index(axes)
+    for (left, top, width, height), rank in zip(rectangles, ranks, strict=True):
+        # a digit is 0.6 of its height wide
+        room = per_index * min(0.6 * height, 0.8 * width / (0.6 * len(str(rank))))
+        if room < _SMALLEST_TEXT:
+            continue
+        colour = shown.cmap(shown.norm(float(rank)))
+        light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 0.5
+        axes.text(
+            left + width / 2,
+            top + height / 2,
+            str(int(rank)),
+            ha="center",
+            va="center",
+            fontsize=min(room, _LARGEST_TEXT),
+            color="black" if light else "white",
+        )
+
+
+def plot_tree(tree: ClusterTree, ax: Axes | None = None, *, level: int | None = None) -> Axes:
+    """Draw the clusters of one level of a tree, each in a colour: its points in 1-D or 2-D.
+
+    Parameters
+    ----------
+    tree : ClusterTree
+        Without points, its indices are drawn on a line.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; default: the axes of a new figure.
+    level : int, optional
+        From 0, the root, to the tree's depth; default: 3, or the depth if that is less.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> import numpy as np, structmat as sm
+    >>> from structmat.plot import plot_tree
+    >>> tree = sm.ClusterTree.from_points(np.random.default_rng(0).random((100, 2)), leaf_size=8)
+    >>> plot_tree(tree).get_title()
+    'level 3: 8 clusters'
+    """
+    level = min(3, tree.depth) if level is None else level
+    if not 0 <= level <= tree.depth:
+        raise ValueError(f"level must be between 0 and the tree's depth, {tree.depth}, but it is {level!r}")
+    points = tree.coordinates  # (n, d), by sorted position
+    if points.shape[1] > 2:
+        raise ValueError(
+            f"clusters are drawn in 1-D and 2-D, but the points have {points.shape[1]} coordinates"
+        )
+    axes = _axes(ax)
+    node = np.repeat(np.arange(2**level), tree.sizes(level))
+    # neighbours in the order of the tree get colours that are easy to tell apart
+    size = float(np.clip(3000.0 / tree.n, 1.0, 20.0))
+    if points.shape[1] == 1:
+        axes.scatter(points[:, 0], node, c=node % 10, cmap="tab10", vmin=0, vmax=9, s=size)
+        axes.set(xlabel="point", ylabel="cluster")
+    else:
+        axes.scatter(points[:, 0], points[:, 1], c=node % 10, cmap="tab10", vmin=0, vmax=9, s=size)
+        axes.set_aspect("equal")
+    axes.set_title(f"level {level}: {2**level} cluster{'s' if level else ''}")
+    return axes

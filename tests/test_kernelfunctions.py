@@ -1,0 +1,142 @@
+"""Kernel functions against plain loops over pairs of points."""
+
+import math
+
+import numpy as np
+import pytest
+
+import structmat as sm
+from structmat import kernelfunctions as kf
+
+CASES = [  # (kernel, the same as a function of the distance r > 0, value at r = 0)
+    (kf.Laplace(dim=2), lambda r: -math.log(r), 0.0),
+    (kf.Laplace(dim=2, diagonal=7.0), lambda r: -math.log(r), 7.0),
+    (kf.Laplace(dim=3), lambda r: 1 / r, 0.0),
+    (kf.Gaussian(length=0.3), lambda r: math.exp(-((r / 0.3) ** 2) / 2), 1.0),
+    (kf.Exponential(length=0.3), lambda r: math.exp(-r / 0.3), 1.0),
+    (kf.Exponential(length=0.3, diagonal=2.0), lambda r: math.exp(-r / 0.3), 2.0),
+    (kf.Matern(nu=0.5, length=0.3), lambda r: math.exp(-r / 0.3), 1.0),
+    (kf.Matern(nu=1.5, length=0.3), lambda r: (1 + 3**0.5 * r / 0.3) * math.exp(-(3**0.5) * r / 0.3), 1.0),
+    (
+        kf.Matern(nu=2.5, length=0.3),
+        lambda r: (1 + 5**0.5 * r / 0.3 + 5 * r**2 / (3 * 0.3**2)) * math.exp(-(5**0.5) * r / 0.3),
+        1.0,
+    ),
+    (kf.Multiquadric(shape=2.0), lambda r: math.sqrt(1 + 4 * r * r), 1.0),
+    (kf.InverseMultiquadric(shape=2.0), lambda r: 1 / math.sqrt(1 + 4 * r * r), 1.0),
+    (kf.Cauchy(shift=0.1), lambda r: 1 / (r + 0.1), 10.0),
+]
+KERNELS = pytest.mark.parametrize(
+    ("kernel", "function", "at_zero"), CASES, ids=[repr(case[0]) for case in CASES]
+)
+
+
+def by_loops(function, at_zero, x, y):
+    return np.array([[function(math.dist(p, q)) if math.dist(p, q) > 0 else at_zero for q in y] for p in x])
+
+
+@KERNELS
+@pytest.mark.parametrize("dimension", [1, 2, 3])
+def test_values_are_those_of_plain_loops(kernel, function, at_zero, dimension, rng):
+    if kernel.dim is not None and dimension > kernel.dim:
+        pytest.skip("the kernel belongs to fewer dimensions")
+    x, y = rng.standard_normal((5, dimension)), rng.standard_normal((7, dimension))
+    y[2] = x[3]
+    given = x.copy(), y.copy()
+    np.testing.assert_allclose(kernel(x, y), by_loops(function, at_zero, x, y), rtol=1e-14, atol=1e-15)
+    np.testing.assert_array_equal(x, given[0])
+    np.testing.assert_array_equal(y, given[1])
+
+
+@KERNELS
+def test_points_on_a_line_may_be_given_as_numbers(kernel, function, at_zero, rng):
+    x, y = rng.random(4), rng.random(6)
+    np.testing.assert_array_equal(kernel(x, y), kernel(x[:, None], y[:, None]))
+    assert kernel(x, y).shape == (4, 6)
+    assert kernel(x, y).dtype == kernel.dtype
+
+
+@KERNELS
+def test_leading_axes_are_batches(kernel, function, at_zero, rng):
+    x, y = rng.random((2, 3, 4, 2)), rng.random((2, 3, 5, 2))
+    batch = kernel(x, y)
+    assert batch.shape == (2, 3, 4, 5)
+    assert kernel.batched
+    np.testing.assert_array_equal(batch[1, 2], kernel(x[1, 2], y[1, 2]))
+
+
+@KERNELS
+def test_symmetry_and_diagonal(kernel, function, at_zero, rng):
+    x = rng.random((6, 2))
+    block = kernel(x, x)
+    np.testing.assert_array_equal(block, block.T)
+    np.testing.assert_allclose(np.diag(block), at_zero)
+    assert kernel.symmetric
+
+
+def test_close_points_keep_their_digits():
+    x = np.array([[1e6, 1.0, -1e6]])
+    y = x + np.array([[0.0, 2.0**-30, 0.0]])
+    assert kf.Laplace(dim=3)(x, y)[0, 0] == 2.0**30
+    assert kf.Laplace(dim=3)([0.0], [1e-200])[0, 0] == 1e200  # a square would underflow
+
+
+def test_equality_follows_the_parameters():
+    assert kf.Gaussian(0.5) == kf.Gaussian(length=0.5)
+    assert len({kf.Gaussian(0.5), kf.Gaussian(length=0.5), kf.Gaussian(0.4)}) == 2
+    assert kf.Gaussian(0.5) != kf.Exponential(0.5)
+    assert eval(repr(kf.Matern(2.5, 0.1, diagonal=1.1)), vars(kf)) == kf.Matern(2.5, 0.1, diagonal=1.1)
+
+
+@pytest.mark.parametrize("name", kf.names())
+def test_every_name_makes_its_kernel(name):
+    made = kf.from_name(name)
+    assert made == kf.from_name(name.upper().replace("-", "_"))
+    assert type(made).__name__.lower() == name.replace("-", "")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: kf.from_name("gauss"), r"no kernel named 'gauss'; there are cauchy, exponential, gaussian"),
+        (lambda: kf.from_name("gaussian", width=1), r"has no parameter width; it has length, diagonal"),
+        (lambda: kf.Gaussian(0.0), r"length must be a finite number > 0, but it is 0.0"),
+        (lambda: kf.Cauchy(np.nan), r"shift must be a finite number > 0"),
+        (lambda: kf.Matern(nu=2), r"nu must be 0.5, 1.5 or 2.5, but it is 2"),
+        (lambda: kf.Laplace(dim=4), r"dim must be 2 .* or 3 .*, but it is 4"),
+        (lambda: kf.Laplace(diagonal=np.inf), r"diagonal must be finite"),
+    ],
+)
+def test_bad_parameters(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("shapes", [((3,), (4, 1)), ((3, 2), (4, 3)), ((), (3,))])
+def test_points_that_do_not_fit_together(shapes):
+    with pytest.raises(sm.ShapeError, match="x and y must be"):
+        kf.Gaussian()(*(np.zeros(shape) for shape in shapes))
+
+
+def test_points_with_too_many_coordinates():
+    with pytest.raises(sm.ShapeError, match="belongs to 2 dimensions, but the points have 3 coordinates"):
+        kf.Laplace(dim=2)(np.zeros((2, 3)), np.ones((2, 3)))
+
+
+def test_a_new_kernel_must_say_what_it_is():
+    with pytest.raises(NotImplementedError, match="Unfinished must define _of_distance"):
+        type("Unfinished", (kf.KernelFunction,), {})()([0.0], [1.0])
+
+
+@pytest.mark.parametrize("points_shape", [(700,), (700, 1), (700, 2)])
+def test_a_matrix_from_a_batched_kernel(points_shape, rng):
+    angle = np.sort(rng.random(700)) * 2 * np.pi
+    points = (
+        angle.reshape(points_shape)
+        if points_shape != (700, 2)
+        else np.stack([np.cos(angle), np.sin(angle)], 1)
+    )
+    kernel = kf.Matern(nu=1.5, length=0.5)
+    A = sm.HSSMatrix.from_kernel(kernel, points, rtol=1e-7, symmetric=True)
+    exact = kernel(points, points)
+    assert np.linalg.norm(A.to_dense() - exact) <= 1e-7 * np.linalg.norm(exact)
