@@ -22,25 +22,15 @@ class CauchySource(EntrySource):
 
     def __init__(self, x: NumpyArray, y: NumpyArray, g: NumpyArray, h: NumpyArray) -> None:
         self.x, self.y, self.g, self.h = x, y, g, h
-        super().__init__(self._values, (len(x), len(y)), x.dtype)
+        super().__init__(self._batch, (len(x), len(y)), x.dtype)
 
-    def _values(self, i: IntArray, j: IntArray) -> NumpyArray:
+    def _batch(self, i: IntArray, j: IntArray) -> NumpyArray:
         """Blocks (.., p, q) at rows i (.., p) and columns j (.., q)."""
         weight = np.matmul(self.g[i], np.swapaxes(self.h[j].conj(), -1, -2))
         return np.asarray(weight / (self.x[i][..., :, None] - self.y[j][..., None, :]))
 
     def _describe(self) -> str:
         return "the Cauchy-like matrix"
-
-    def blocks(self, rows: IntArray, cols: IntArray) -> NumpyArray:
-        """The blocks (nb, p, q); zero where an index is negative (padding)."""
-        out = self._values(np.maximum(rows, 0), np.maximum(cols, 0))
-        out *= (rows >= 0)[:, :, None] & (cols >= 0)[:, None, :]
-        self.evaluated += out.size
-        if not np.isfinite(out).all():
-            b = int(np.argwhere(~np.isfinite(out))[0][0])
-            self._require_finite(out[b], rows[b], cols[b])
-        return out
 
     def pairs(self, i: IntArray, j: IntArray) -> NumpyArray:
         """The single entries at rows i and columns j, arrays of one shape."""
