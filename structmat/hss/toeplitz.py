@@ -6,6 +6,8 @@ Reference: G. H. Golub, C. F. Van Loan, "Matrix Computations", 4th ed., section 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.fft
 
@@ -38,13 +40,13 @@ class ToeplitzOperator:
         return np.concatenate([column, gap, row[:0:-1]])[:, None]
 
     def _spectrum(self, x: NumpyArray) -> NumpyArray:
-        transform = scipy.fft.fft if self.dtype.kind == "c" else scipy.fft.rfft
+        transform: Any = scipy.fft.fft if self.dtype.kind == "c" else scipy.fft.rfft
         return np.asarray(transform(x, self.length, axis=0))
 
     def _product(self, symbol: NumpyArray, x: NumpyArray, rows: int) -> NumpyArray:
         if x.dtype.kind == "c" and self.dtype.kind != "c":
             return self._product(symbol, x.real, rows) + 1j * self._product(symbol, x.imag, rows)
-        back = scipy.fft.ifft if self.dtype.kind == "c" else scipy.fft.irfft
+        back: Any = scipy.fft.ifft if self.dtype.kind == "c" else scipy.fft.irfft
         return np.asarray(back(symbol * self._spectrum(x), self.length, axis=0)[:rows])
 
     def matmat(self, x: NumpyArray) -> NumpyArray:
