@@ -8,10 +8,10 @@ structured solvers for Toeplitz least squares via randomized sampling", SIAM J. 
 
 At node t, D x_t + U z = b, z what comes from outside, and outside sees V^H x_t.
 (1) V = P [R; 0]: of the unknowns y = P^H x_t the first k are coupled, the others are in the rows of t alone.
-(2) [D_local, U, D_coupled] = Q [T X; 0 S]: whatever the coupled unknowns and z are, T gives local ones for which
+(2) [D_local, U, D_coupled] = Q [T X; 0 S]: whatever the coupled unknowns and z, T gives local ones for which
     these rows have no residual. What Q leaves of b is residual, whatever the unknowns.
 (3) S, of at most k + k_u rows, is [U, D] of the node towards its parent; siblings are merged.
-All transformations are orthogonal: the normal equations, which square the condition number, never appear.
+All transformations are orthogonal: the normal equations, of squared condition number, never appear.
 
 Cost O((m + n) k^2) to factor, O((m + n) k) to solve.
 """
@@ -55,10 +55,10 @@ class LeastSquaresSolution(NamedTuple):
 
 @dataclass(frozen=True)
 class _Level:
-    """The factors of one level: nb nodes of p rows and q unknowns, k coupled, e = q - k local; r rows left."""
+    """The factors of one level: nb nodes of p rows and q unknowns, k coupled, e = q - k local."""
 
     rotation: NumpyArray  # (nb, q, q), P
-    q: NumpyArray  # (nb, p, e + r)
+    q: NumpyArray  # (nb, p, e + r), r rows are left
     triangle: NumpyArray  # (nb, e, e), T
     outside: NumpyArray  # (nb, e, ku), what the local rows see of the outside
     coupled: NumpyArray  # (nb, e, k), and of the coupled unknowns
@@ -102,8 +102,8 @@ class HSSLeastSquares:
     def __init__(self, matrix: HSSMatrix) -> None:
         if matrix.shape[0] < matrix.shape[1]:
             raise ShapeError(
-                f"lstsq needs at least as many rows as columns, but A.shape = {matrix.shape}; for the solution "
-                "of least norm use scipy.sparse.linalg.lsqr(A.aslinearoperator(), b)"
+                f"lstsq needs at least as many rows as columns, but A.shape = {matrix.shape}; for the "
+                "solution of least norm use scipy.sparse.linalg.lsqr(A.aslinearoperator(), b)"
             )
         self.shape, self.dtype = matrix.shape, matrix.dtype
         self._row_tree, self._col_tree = matrix.row_tree, matrix.col_tree
@@ -265,14 +265,14 @@ def _require_independent(t: NumpyArray, largest: NumpyArray, number: int) -> Non
         node = int(ratio.argmin())
         raise SingularBlockError(
             f"the columns are linearly dependent, in node {node} on level {number} (smallest singular value "
-            f"{ratio[node]:.1e} of the largest column): there is no unique least-squares solution; leave columns out, "
+            f"{ratio[node]:.1e} of the largest column): no unique least-squares solution; leave columns out, "
             "append rows shift * identity, or use scipy.sparse.linalg.lsqr(A.aslinearoperator(), b)",
             number, node,
         )  # fmt: skip
 
 
 def _largest_column(a: NumpyArray) -> NumpyArray:
-    return np.linalg.norm(a, axis=1).max(axis=1, initial=0.0)  # type: ignore[no-any-return]
+    return np.linalg.norm(a, axis=1).max(axis=1, initial=0.0)
 
 
 def _merge(own: NumpyArray, across: NumpyArray) -> NumpyArray:

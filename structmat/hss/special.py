@@ -80,7 +80,7 @@ class SpecialConstructors:
             _require_one_tree(row_tree, col_tree)
         coordinates = matrix.tocoo()
         if tree is None and matrix.shape[0] != matrix.shape[1]:
-            pairs = [(row_tree, col_tree), diagonal_trees(*matrix.shape, row_tree.depth)]
+            pairs = [(row_tree, col_tree), diagonal_trees(row_tree.n, col_tree.n, row_tree.depth)]
             row_tree, col_tree = min(pairs, key=lambda pair: sparse_builder.unit_numbers(coordinates, *pair))
         g = sparse_builder.build(coordinates, row_tree, col_tree, symmetric=symmetric)
         cut, error, size = truncate(g, rtol=tolerance)
@@ -226,11 +226,12 @@ def _checked_sparse(s: Any) -> Any:
             f"s must be a scipy.sparse array or matrix, but it is a {type(s).__name__}; "
             "use from_dense for an array, or scipy.sparse.coo_array(s)"
         )
-    if s.ndim != 2:
-        raise ShapeError(f"s must be 2-D, but it has {s.ndim} dimensions (shape {s.shape})")
-    if 0 in s.shape:
-        raise ShapeError(f"s must have at least one row and one column, but its shape is {s.shape}")
-    matrix = sparse.csr_array(s, dtype=_check.supported_dtype(s.dtype), copy=True)
+    given: Any = s  # the type that scipy narrows to knows neither shape nor dtype
+    if given.ndim != 2:
+        raise ShapeError(f"s must be 2-D, but it has {given.ndim} dimensions (shape {given.shape})")
+    if 0 in given.shape:
+        raise ShapeError(f"s must have at least one row and one column, but its shape is {given.shape}")
+    matrix = sparse.csr_array(given, dtype=_check.supported_dtype(given.dtype), copy=True)
     matrix.sum_duplicates()
     _check.finite(matrix.data, "the data of s")
     matrix.eliminate_zeros()
@@ -255,8 +256,8 @@ def _hermitian_part(s: Any) -> Any:
     gap = _hermitian_gap(s)
     if gap > 1.0:
         raise SymmetryError(
-            f"symmetric=True, but ||S - S^H|| / ||S|| = {100 * np.finfo(s.dtype).eps * gap:.2e}; leave symmetric "
-            "out or pass (S + S.conj().T) / 2"
+            f"symmetric=True, but ||S - S^H|| / ||S|| = {100 * np.finfo(s.dtype).eps * gap:.2e}; leave "
+            "symmetric out or pass (S + S.conj().T) / 2"
         )
     return ((s + s.conj().T) * s.dtype.type(0.5)).tocsr()
 

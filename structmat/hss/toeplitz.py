@@ -6,10 +6,16 @@ Reference: G. H. Golub, C. F. Van Loan, "Matrix Computations", 4th ed., section 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.fft
 
+from .._backend import thread_count
 from .._typing import NumpyArray
+
+# vectors transformed at a time: the work space is a few vectors, and never as large as the block itself
+COLUMNS = 16
 
 
 class ToeplitzOperator:
@@ -35,17 +41,26 @@ class ToeplitzOperator:
     def _circulant(self, column: NumpyArray, row: NumpyArray) -> NumpyArray:
         """First column of the circulant matrix: down the column, zeros, and back along the row."""
         gap = np.zeros(self.length - len(column) - len(row) + 1, dtype=self.dtype)
-        return np.concatenate([column, gap, row[:0:-1]])[:, None]
+        return np.concatenate([column, gap, row[:0:-1]])
 
     def _spectrum(self, x: NumpyArray) -> NumpyArray:
-        transform = scipy.fft.fft if self.dtype.kind == "c" else scipy.fft.rfft
-        return np.asarray(transform(x, self.length, axis=0))
+        """The transform along the last axis, padded with zeros."""
+        transform: Any = scipy.fft.fft if self.dtype.kind == "c" else scipy.fft.rfft
+        return np.asarray(transform(x, self.length, workers=thread_count()))
 
     def _product(self, symbol: NumpyArray, x: NumpyArray, rows: int) -> NumpyArray:
         if x.dtype.kind == "c" and self.dtype.kind != "c":
             return self._product(symbol, x.real, rows) + 1j * self._product(symbol, x.imag, rows)
-        back = scipy.fft.ifft if self.dtype.kind == "c" else scipy.fft.irfft
-        return np.asarray(back(symbol * self._spectrum(x), self.length, axis=0)[:rows])
+        back: Any = scipy.fft.ifft if self.dtype.kind == "c" else scipy.fft.irfft
+        out = np.empty((rows, x.shape[1]), dtype=np.result_type(x, self.dtype))
+        for first in range(0, x.shape[1], COLUMNS):
+            part = np.ascontiguousarray(
+                x[:, first : first + COLUMNS].T
+            )  # a vector a row: transforms read it in order
+            spectrum = self._spectrum(part)
+            spectrum *= symbol
+            out[:, first : first + COLUMNS] = back(spectrum, self.length, workers=thread_count())[:, :rows].T
+        return out
 
     def matmat(self, x: NumpyArray) -> NumpyArray:
         """A @ x for x (n, k)."""
