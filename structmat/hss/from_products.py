@@ -27,6 +27,8 @@ from .sketched import (
 )
 
 CHECK_PROBES = 10
+# up to this size a matrix that probes cannot resolve is built from all its columns
+BY_COLUMNS = 8192
 ROUNDS = 4
 
 
@@ -120,20 +122,26 @@ def from_operator(
     if symmetric:
         _require_hermitian_products(check, exact)
     eps = float(np.finfo(source.dtype).eps)
-    limit = min(source.shape) if max_probes is None else min(max_probes, *source.shape)
+    # a small matrix without structure is cheaper by its columns; of a large one so many probes are as many as it gets
+    exhaustive = max_probes is None and max(source.shape) <= BY_COLUMNS
+    limit = min(source.shape) // (2 if exhaustive else 16) if max_probes is None else min(max_probes, *source.shape)
+    limit = max(limit, 1)
     count = 2 * max(row_tree.leaf_size, col_tree.leaf_size)
     share, best = 1.0 / probe_factor(CHECK_PROBES), None
     for _round in range(ROUNDS):
         allowed = max(share * rtol, 2 * eps) * norm
-        g, count = _levels(recorder, count, limit, allowed, max_rank, fresh, progress)
+        if exhaustive and count > limit:
+            g = _by_columns(recorder)
+        else:
+            g, count = _levels(recorder, count, limit, allowed, max_rank, fresh, exhaustive, progress)
         a = _unchecked(g, row_tree, col_tree)
         certificate = by_probes(a, check, exact, asked=rtol, norm=None, products=source.products, samples=count)
         if best is None or certificate.upper_bound < best[1].upper_bound:
             best = g, certificate
         capped = max_rank is not None and max(g.row_basis.max_rank, g.col_basis.max_rank) >= max_rank
-        if certificate.met or capped or count >= limit:
+        if certificate.met or capped or count > limit or (count == limit and not exhaustive):
             break
-        count, share = min(limit, int(1.5 * count)), 0.5 * share
+        count, share = int(1.5 * count) if exhaustive else min(limit, int(1.5 * count)), 0.5 * share
     assert best is not None
     return best
 
@@ -150,8 +158,9 @@ def _require_hermitian_products(x: NumpyArray, y: NumpyArray) -> None:
 
 
 def _levels(
-    recorder: _Recorder, count: int, limit: int, allowed: float, max_rank: int | None, fresh: bool, progress: Any
-) -> tuple[Generators, int]:
+    recorder: _Recorder, count: int, limit: int, allowed: float, max_rank: int | None, fresh: bool, exhaustive: bool,
+    progress: Any,
+) -> tuple[Generators, int]:  # fmt: skip
     """One pass over the levels, and how many samples it took.
 
     Where a level starves, samples are added and taken up through the levels that are done: these had enough.
@@ -169,10 +178,15 @@ def _levels(
                 root, _weakest = root_block(current)
                 break
             tail = allowed / np.sqrt(2.0 * depth * 2.0**level)
-            levels.append(process_level(current, level, tail, max_rank=max_rank, strict=have < limit))
+            levels.append(process_level(current, level, tail, max_rank=max_rank, strict=exhaustive or have < limit))
         except Starved as hunger:
+            if have >= limit and exhaustive:
+                return _by_columns(recorder), limit + 1
             if have >= limit:
-                return _by_columns(recorder), limit
+                raise TooFewSamplesError(
+                    f"{have} probes are all that are allowed, but level {hunger.level} needs {hunger.needed}: "
+                    "raise max_probes, or use a tree with smaller leaves"
+                ) from None
             more = min(limit, max(hunger.needed, have + OVERSAMPLING)) - have
             current = _joined(current, _risen(recorder.draw(more), levels))
             continue
