@@ -1,4 +1,4 @@
-"""SciPy's linear operators around two functions; a module of its own, since SciPy's sparse package imports slowly."""
+"""SciPy's linear operators around two functions; a module of its own, since scipy.sparse imports slowly."""
 
 from __future__ import annotations
 
