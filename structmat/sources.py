@@ -67,6 +67,13 @@ class EntrySource:
         """
         (p, q), nb = (rows.shape[1], cols.shape[1]), len(rows)
         padded = bool((rows < 0).any() or (cols < 0).any())
+        batch = self._batch(np.maximum(rows, 0), np.maximum(cols, 0))
+        if batch is not None:
+            self.evaluated += batch.size
+            if padded:
+                batch = np.where((rows >= 0)[:, :, None] & (cols >= 0)[:, None, :], batch, 0)
+            self._require_finite_batch(batch, rows, cols)
+            return np.ascontiguousarray(batch.swapaxes(1, 2)) if turned else batch
         out = (np.zeros if padded else np.empty)((nb, q, p) if turned else (nb, p, q), dtype=self.dtype)
         view = out.swapaxes(1, 2) if turned else out
         if not padded:
@@ -74,13 +81,20 @@ class EntrySource:
                 view[b] = self._block(rows[b], cols[b])
         else:
             self._fill_padded(view, rows, cols)
+        self._require_finite_batch(view, rows, cols)
+        return out
+
+    def _batch(self, rows: IntArray, cols: IntArray) -> NumpyArray | None:
+        """All blocks in one call, for sources that can; None where each block takes a call."""
+        return None
+
+    def _require_finite_batch(self, blocks: NumpyArray, rows: IntArray, cols: IntArray) -> None:
         # a sum is finite only if all terms are (an overflow of finite ones is sorted out below)
         with np.errstate(over="ignore", invalid="ignore"):
-            suspicious = not np.isfinite(out.sum())
-        if suspicious and not np.isfinite(out).all():
-            b = int(np.argwhere(~np.isfinite(out))[0][0])
-            self._require_finite(view[b], rows[b], cols[b])
-        return out
+            suspicious = not np.isfinite(blocks.sum())
+        if suspicious and not np.isfinite(blocks).all():
+            b = int(np.argwhere(~np.isfinite(blocks))[0][0])
+            self._require_finite(blocks[b], rows[b], cols[b])
 
     def _fill_padded(self, out: NumpyArray, rows: IntArray, cols: IntArray) -> None:
         row_counts, col_counts = (rows >= 0).sum(axis=1), (cols >= 0).sum(axis=1)
@@ -126,19 +140,11 @@ class KernelSource(EntrySource):
     def _describe(self) -> str:
         return f"the kernel {getattr(self.kernel, '__name__', type(self.kernel).__name__)}(x, y)"
 
-    def blocks(self, rows: IntArray, cols: IntArray, *, turned: bool = False) -> NumpyArray:
+    def _batch(self, rows: IntArray, cols: IntArray) -> NumpyArray | None:
         if not self.batched:
-            return super().blocks(rows, cols, turned=turned)
-        x = _as_columns(self.row_points)[np.maximum(rows, 0)]
-        y = _as_columns(self.col_points)[np.maximum(cols, 0)]
-        out = np.asarray(self.kernel(x, y)).astype(self.dtype, copy=False)
-        self.evaluated += out.size
-        if (rows < 0).any() or (cols < 0).any():
-            out = np.where((rows >= 0)[:, :, None] & (cols >= 0)[:, None, :], out, 0)
-        if not np.isfinite(out).all():
-            b = int(np.argwhere(~np.isfinite(out))[0][0])
-            self._require_finite(out[b], rows[b], cols[b])
-        return np.ascontiguousarray(out.swapaxes(1, 2)) if turned else out
+            return None
+        x, y = _as_columns(self.row_points)[rows], _as_columns(self.col_points)[cols]
+        return np.asarray(self.kernel(x, y)).astype(self.dtype, copy=False)
 
 
 def _as_columns(points: NumpyArray) -> NumpyArray:

@@ -104,7 +104,9 @@ class ClusterTree:
         if self.perm.shape != (self.n,) or not np.array_equal(np.sort(self.perm), np.arange(self.n)):
             raise ShapeError(f"perm must be a permutation of range({self.n})")
         self.perm.flags.writeable = False
-        self.points = None if points is None else _check.points(points).reshape(self.n, -1)
+        self.points = None if points is None else np.array(_check.points(points)).reshape(self.n, -1)
+        if self.points is not None:
+            self.points.flags.writeable = False
 
     @classmethod
     def balanced(cls, n: int, leaf_size: int = 64, *, depth: int | None = None) -> ClusterTree:
