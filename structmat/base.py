@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse.linalg as spla
 
 from . import _check
 from ._backend import is_numpy, like, namespace, to_numpy
@@ -19,30 +18,9 @@ from .tree import ClusterTree
 if TYPE_CHECKING:
     import os
 
+    import scipy.sparse.linalg as spla
+
 __all__ = ["Factorization", "StructuredMatrix"]
-
-
-class _LinearOperator(spla.LinearOperator):  # type: ignore[misc]
-    """A real LinearOperator with block products (a duck-typed object would lose matmat in SciPy)."""
-
-    def __init__(self, shape: tuple[int, int], dtype: Any, forward: Any, backward: Any) -> None:
-        self._forward, self._backward = forward, backward
-        super().__init__(dtype=dtype, shape=shape)
-
-    def _matvec(self, x: NumpyArray) -> Any:
-        return self._forward(x.reshape(-1))
-
-    def _matmat(self, x: NumpyArray) -> Any:
-        return self._forward(x)
-
-    def _rmatvec(self, x: NumpyArray) -> Any:
-        return self._backward(x.reshape(-1))
-
-    def _rmatmat(self, x: NumpyArray) -> Any:
-        return self._backward(x)
-
-    def _adjoint(self) -> _LinearOperator:
-        return _LinearOperator((self.shape[1], self.shape[0]), self.dtype, self._backward, self._forward)
 
 
 class StructuredMatrix(ABC):
@@ -166,7 +144,9 @@ class StructuredMatrix(ABC):
 
     def aslinearoperator(self) -> spla.LinearOperator:
         """The matrix as a `scipy.sparse.linalg.LinearOperator`, with adjoint and block products."""
-        return _LinearOperator(
+        from ._linear_operator import BlockLinearOperator
+
+        return BlockLinearOperator(
             self.shape, self.dtype, lambda x: self._apply(x, adjointly=False), lambda x: self._apply(x, adjointly=True)
         )
 
@@ -396,4 +376,6 @@ class Factorization(ABC):
 
     def aslinearoperator(self) -> spla.LinearOperator:
         """A^-1 as a `LinearOperator`: a preconditioner for the Krylov solvers of SciPy and PyAMG."""
-        return _LinearOperator(self.shape, self.dtype, self.solve, self.solve_adjoint)
+        from ._linear_operator import BlockLinearOperator
+
+        return BlockLinearOperator(self.shape, self.dtype, self.solve, self.solve_adjoint)

@@ -138,7 +138,7 @@ class _SymmetricToeplitz(spla.LinearOperator):
 
 
 def problem_k(n: int) -> LineProblem:
-    """a_ij = 1 / (|x_i - x_j| + 1/n) at the points (i - 1/2) / n.
+    """``a_ij = 1 / (|x_i - x_j| + 1/n)`` at the points (i - 1/2) / n.
 
     Examples
     --------
@@ -152,7 +152,7 @@ def problem_k(n: int) -> LineProblem:
 
 
 def problem_l(n: int) -> LineProblem:
-    """a_ij = log|x_i - x_j| at the points (i - 1/2) / n, with log(1/n) on the diagonal; indefinite.
+    """``a_ij = log|x_i - x_j|`` at the points (i - 1/2) / n, and log(1/n) on the diagonal: indefinite.
 
     Examples
     --------
@@ -313,7 +313,7 @@ class InteriorLaplace:
 
     @cached_property
     def speed(self) -> float:
-        """The largest |z'(t)|."""
+        """The largest absolute value of z'(t)."""
         return float(np.abs(self._geometry[1]).max())
 
     def tree(self, leaf_size: int = 64) -> ClusterTree:
@@ -366,7 +366,7 @@ class InteriorLaplace:
     def safe_distance(self, nodes: int | None = None) -> float:
         """The distance to the curve from which on the potential by `nodes` nodes (default: all) is accurate.
 
-        The error of the trapezoidal rule at distance d is exp(-nodes d / |z'|); this is where it reaches
+        The error of the trapezoidal rule at distance d is ``exp(-nodes d / |z'|)``; here it reaches
         rounding.
         """
         return 36.0 * self.speed / (self.n if nodes is None else nodes)

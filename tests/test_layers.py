@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = """
-_typing _backend _check exceptions
+_typing _backend _check _linear_operator exceptions
 tree partition sources lowrank engine
 blocks base certificate
 flat nested
