@@ -262,16 +262,23 @@ class StructuredMatrix(ABC):
             x = x + factored.solve(b - self @ x)
         if operator is not None:
             return _refined(factored, operator, b, x, 1e-10 if rtol is None else _check.tolerance(rtol), max_steps)
-        self._predict_residual(b, x, rtol)
+        self._warn_of_residual(b, x, rtol)
         return x
 
-    def _predict_residual(self, b: Any, x: Any, rtol: float | None) -> None:
+    def predicted_residual(self, b: Any, x: Any) -> float:
+        """The relative residual to expect of a solution x of A x = b against the exact matrix; see the notes of `solve`.
+
+        For several right-hand sides the largest one.
+        """
         host_b, host_x = to_numpy(namespace(x).asarray(b)), to_numpy(x)
-        asked = self.certificate.asked if rtol is None else _check.tolerance(rtol)
         sizes = np.linalg.norm(host_b, axis=0)
         scale = self.certificate.upper_bound * self.norm("fro") / np.sqrt(self.shape[0])
         with np.errstate(divide="ignore", invalid="ignore"):
-            predicted = float(np.max(np.where(sizes > 0, scale * np.linalg.norm(host_x, axis=0) / sizes, 0.0)))
+            return float(np.max(np.where(sizes > 0, scale * np.linalg.norm(host_x, axis=0) / sizes, 0.0)))
+
+    def _warn_of_residual(self, b: Any, x: Any, rtol: float | None) -> None:
+        predicted = self.predicted_residual(b, x)
+        asked = self.certificate.asked if rtol is None else _check.tolerance(rtol)
         # what rounding alone leaves is no cause for alarm
         floor = 100.0 * float(np.finfo(self.dtype).eps)
         if predicted > max(10.0 * asked, floor):

@@ -345,8 +345,10 @@ def _hss_arrays(matrix: Any) -> tuple[dict[str, Any], Arrays]:
         if side == "col" and g.symmetric:
             break
         for level in range(1, g.depth + 1):
-            arrays[f"{side}_basis/{level}"] = basis[level]
+            arrays[f"{side}_basis/{level}"] = basis.levels[level - 1]
             arrays[f"{side}_ranks/{level}"] = basis.ranks[level - 1]
+            if basis.orders is not None:
+                arrays[f"{side}_orders/{level}"] = basis.orders[level - 1]
     arrays.update({f"couplings/{level}": b for level, b in enumerate(g.couplings, start=1)})
     return {"symmetric": bool(g.symmetric)}, arrays
 
@@ -361,17 +363,18 @@ def _hss_matrix(
     from .hss.generators import Generators
     from .hss.matrix import HSSMatrix
 
-    levels = range(1, row_tree.depth + 1)
+    depth = row_tree.depth
+
+    def by_level(kind: str) -> tuple[NumpyArray, ...]:
+        return tuple(arrays[f"{kind}/{level}"] for level in range(1, depth + 1))
 
     def basis(side: str) -> NestedBasis:
-        return NestedBasis(
-            tuple(arrays[f"{side}_basis/{level}"] for level in levels),
-            tuple(arrays[f"{side}_ranks/{level}"] for level in levels),
-        )
+        orders = by_level(f"{side}_orders") if f"{side}_orders/{depth}" in arrays else None
+        return NestedBasis(by_level(f"{side}_basis"), by_level(f"{side}_ranks"), orders)
 
     rows = basis("row")
     cols = rows if header["symmetric"] else basis("col")
-    couplings = tuple(arrays[f"couplings/{level}"] for level in levels)
+    couplings = by_level("couplings")
     return HSSMatrix(
         Generators(arrays["diagonal"], rows, cols, couplings, header["symmetric"]),
         row_tree,

@@ -95,9 +95,9 @@ def _spread(ranks: IntArray) -> str:
 
 
 def _level_bytes(g: Any, level: int) -> int:
-    arrays = [g.row_basis[level], g.couplings[level - 1]]
-    if not g.symmetric:
-        arrays.append(g.col_basis[level])
+    arrays = [g.couplings[level - 1]]
+    for basis in (g.row_basis,) if g.symmetric else (g.row_basis, g.col_basis):
+        arrays += [basis.levels[level - 1], *(() if basis.orders is None else (basis.orders[level - 1],))]
     return sum(array_bytes(a) for a in arrays)
 
 

@@ -13,7 +13,7 @@ blocks base certificate
 flat nested
 hodlr hss hmatrix h2
 convert linalg functions
-kernelfunctions gallery io plot testing cli distributed demo _version __init__
+kernelfunctions gallery io plot _console testing cli distributed demo _version __init__
 """  # every module and folder of structmat, from the bottom up
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS.strip().splitlines()) for name in names.split()}
 FILES = sorted((ROOT / "structmat").rglob("*.py"))

@@ -19,16 +19,15 @@ from ..tree import ClusterTree, require_equal_trees
 from . import arithmetic, truncate
 from .constructors import HSSConstructors
 from .generators import Generators
+from .special import SpecialConstructors
 
 if TYPE_CHECKING:
-
-
-    pass
+    from .lstsq import LeastSquaresSolution
 
 __all__ = ["HSSMatrix"]
 
 
-class HSSMatrix(HSSConstructors, StructuredMatrix):
+class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
     """A hierarchically semiseparable matrix: weak admissibility (siblings), nested bases.
 
     Build one with a constructor: `from_dense`, `from_entries`, `from_kernel`, `from_operator`, `from_samples`,
@@ -346,8 +345,15 @@ class HSSMatrix(HSSConstructors, StructuredMatrix):
         return self.add(update, rtol=self._tolerance(rtol))
 
     def add_sparse(self, s: Any, *, rtol: float | None = None) -> HSSMatrix:
-        """A + S for a sparse S of the same shape, recompressed. Cost O(n (k + w)^2), w the rank that S has across cuts."""
-        update = HSSMatrix.from_sparse(s, (self.row_tree, self.col_tree))
+        """A + S for a sparse S of the same shape, recompressed; w the rank of S across cuts, O(n (k + w)^2).
+
+        A Hermitian matrix stays one when S is Hermitian.
+        """
+        from .special import is_hermitian
+
+        update = HSSMatrix.from_sparse(
+            s, (self.row_tree, self.col_tree), symmetric=self.symmetric and is_hermitian(s)
+        )
         return self.add(update, rtol=self._tolerance(rtol))
 
     # ----------------------------------------------------------------------- entries and norms
@@ -410,6 +416,41 @@ class HSSMatrix(HSSConstructors, StructuredMatrix):
         from .ulv import HSSFactorization
 
         return HSSFactorization(self)
+
+    def lstsq(self, b: Any) -> LeastSquaresSolution:
+        """Minimise ||A x - b||_2 for a matrix of at least as many rows as columns, by orthogonal factors.
+
+        Parameters
+        ----------
+        b : (m,) or (m, k) array
+            Right-hand sides.
+
+        Returns
+        -------
+        LeastSquaresSolution
+            `x`, (n,) or (n, k), and `residual_norm`, one for each right-hand side.
+
+        Raises
+        ------
+        SingularBlockError
+            Where the columns are linearly dependent, with the level and the node.
+
+        Notes
+        -----
+        Cost O((m + n) k^2). For more right-hand sides later keep `structmat.hss.lstsq.HSSLeastSquares(A)`.
+
+        Examples
+        --------
+        >>> import numpy as np, structmat as sm
+        >>> x, y = np.linspace(0, 1, 900), np.linspace(0, 1, 300)
+        >>> A = sm.HSSMatrix.from_kernel(lambda s, t: 1 / (1 + 300 * abs(s[:, None] - t)), x, column_points=y)
+        >>> solution, residual_norm = A.lstsq(A @ np.cos(y))
+        >>> bool(np.allclose(solution, np.cos(y))), bool(residual_norm < 1e-10)
+        (True, True)
+        """
+        from .lstsq import HSSLeastSquares
+
+        return HSSLeastSquares(self).lstsq(b)
 
 
 def _validate(g: Generators, row_tree: ClusterTree, col_tree: ClusterTree) -> None:
