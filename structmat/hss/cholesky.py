@@ -54,7 +54,8 @@ class HSSCholesky(Factorization):
         self._tree = matrix.row_tree
         self.shape, self.dtype = matrix.shape, matrix.dtype
         g = narrow(matrix.generators, matrix.row_tree.leaf_size)
-        self._levels, self._root = _eliminate(g, with_padded_diagonal(g.diagonal, matrix.row_tree))
+        diagonal, self._padding = with_padded_diagonal(g.diagonal, matrix.row_tree)
+        self._levels, self._root = _eliminate(g, diagonal)
 
     @property
     def nbytes(self) -> int:
@@ -82,7 +83,8 @@ class HSSCholesky(Factorization):
     def slogdet(self) -> tuple[Any, float]:
         """(1, log det A). Cost O(n)."""
         pivots = [np.diagonal(f.lower, axis1=1, axis2=2).ravel() for f in self._levels] + [np.diagonal(self._root)]
-        return self.dtype.type(1.0), 2.0 * float(sum(np.log(p.real.astype(np.float64)).sum() for p in pivots))
+        logarithm = float(sum(np.log(p.real.astype(np.float64)).sum() for p in pivots))
+        return self.dtype.type(1.0), 2.0 * logarithm - self._padding
 
     def inverse(self, *, rtol: float | None = None) -> HSSMatrix:
         """A^-1 as an HSS matrix, recompressed to `rtol` (through the general ULV factorisation)."""

@@ -281,7 +281,12 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
             if allowed <= 0.5 * tolerance * actual * 1.01 or actual == 0.0:
                 break
             size = actual
-        return self._result(product, 0.8 * tolerance)
+        result = self._result(product, 0.8 * tolerance)
+        # what was cut while forming the product is orthogonal to what was cut afterwards
+        c = result.certificate
+        bound = float(np.hypot(c.upper_bound, allowed / actual)) if actual > 0.0 else c.upper_bound
+        result.certificate = Certificate(max(tolerance, c.asked), bound, bound, 1.0, c.method)
+        return result
 
     def truncate(self, *, rtol: float | None = None, atol: float = 0.0, max_rank: int | None = None) -> HSSMatrix:
         """The matrix with ranks as small as the tolerance allows.

@@ -51,14 +51,19 @@ class UlvLevel:
         return sum(a.nbytes for a in vars(self).values() if a is not None)
 
 
-def with_padded_diagonal(diagonal: NumpyArray, tree: ClusterTree) -> NumpyArray:
-    """A copy with ones on the diagonal where leaves are padded: neither the solution nor the determinant changes."""
+def with_padded_diagonal(diagonal: NumpyArray, tree: ClusterTree) -> tuple[NumpyArray, float]:
+    """A copy with a number of the block's size on the diagonal where leaves are padded, and the sum of their logarithms.
+
+    The solution does not change, and the determinant is corrected by the sum; a one would make small blocks look singular.
+    """
     if not tree.is_padded:
-        return diagonal
+        return diagonal, 0.0
     out = np.array(diagonal)
     short = np.flatnonzero(tree.sizes(tree.depth) < tree.leaf_size)
-    out[short, -1, -1] = 1
-    return out
+    largest = np.abs(out[short]).max(axis=(1, 2)).astype(np.float64)
+    value = np.exp2(np.round(np.log2(np.where(largest > 0.0, largest, 1.0))))  # powers of two: no rounding
+    out[short, -1, -1] = value
+    return out, float(np.log(value).sum())
 
 
 def narrow(g: Generators, leaf_size: int) -> Generators:
@@ -91,7 +96,8 @@ class HSSFactorization(Factorization):
         self._tree, self._col_tree = matrix.row_tree, matrix.col_tree
         g = narrow(matrix.generators, matrix.row_tree.leaf_size).expanded()
         self._generators = g
-        self._levels, root = _eliminate(g, with_padded_diagonal(g.diagonal, matrix.row_tree))
+        diagonal, self._padding = with_padded_diagonal(g.diagonal, matrix.row_tree)
+        self._levels, root = _eliminate(g, diagonal)
         self._root = _root_factor(root)
 
     @property
@@ -178,7 +184,7 @@ class HSSFactorization(Factorization):
         part, size = _signs(np.diagonal(lu))
         swaps = int((pivots != np.arange(len(pivots))).sum())
         sign *= part * (-1.0) ** swaps * _permutation_sign(self._tree, self._col_tree)
-        return (self.dtype.type(np.sign(sign)) if real else sign / abs(sign)), logarithm + size
+        return (self.dtype.type(np.sign(sign)) if real else sign / abs(sign)), logarithm + size - self._padding
 
     def inverse(self, *, rtol: float | None = None) -> HSSMatrix:
         """A^-1 as an HSS matrix, recompressed to `rtol` (default: that of the matrix). Cost O(n k^2)."""
