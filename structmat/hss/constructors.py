@@ -63,7 +63,7 @@ class HSSConstructors:
         >>> x = np.linspace(0, 1, 500)
         >>> A = sm.HSSMatrix.from_dense(np.exp(-abs(x[:, None] - x)), rtol=1e-10)
         >>> A.max_rank, A.certificate.met
-        (1, True)
+        (2, True)
         """
         array = _check.matrix(a, "a")
         row_tree, col_tree = as_tree_pair(tree, array.shape)
@@ -211,7 +211,7 @@ class HSSConstructors:
         >>> G = np.minimum.outer(np.arange(1, 513), np.arange(1, 513)) / 512
         >>> A = sm.HSSMatrix.from_operator(spla.aslinearoperator(G), leaf_size=32, rtol=1e-9)
         >>> A.certificate.met, A.max_rank
-        (True, 1)
+        (True, 2)
         """
         from .from_products import from_operator
 

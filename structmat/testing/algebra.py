@@ -129,7 +129,7 @@ def sparse_update(case: Case) -> None:
     import scipy.sparse as sparse
 
     m, n = case.dense.shape
-    band = sparse.eye_array(m, n) * 2.0 + sparse.eye_array(m, n, k=1)
+    band = sparse.diags_array([np.full(min(m, n), 2.0), np.ones(min(m, n - 1))], offsets=[0, 1], shape=(m, n)).tocsr()
     twin = band.toarray()
     scale = case.norm + float(np.linalg.norm(twin))
     with warnings.catch_warnings():

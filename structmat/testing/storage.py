@@ -30,7 +30,11 @@ def file_round_trip(case: Case) -> None:
             assert b.row_tree == a.row_tree
             assert b.col_tree == a.col_tree
             assert b.certificate == a.certificate
-            assert np.array_equal(b.to_dense(), a.to_dense()), f"the numbers of the {name} have changed"
+            x = case.random(a.shape[1])
+            case.close(b @ x, a @ x, what=f"{name} @ x")  # also arranges both storages alike
+            case.close(b.to_dense(), a.to_dense(), what=f"the loaded {name}")
+            if a is case.matrix:  # a view is stored turned, and so may round differently
+                assert np.array_equal(b.to_dense(), a.to_dense()), "the numbers have changed"
 
 
 @check()
