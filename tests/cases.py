@@ -51,7 +51,18 @@ for dtype in DTYPES:
     for kind in ("general", "symmetric"):
         add_random(f"{kind}_97_{dtype}", balanced(97, 13), 4, dtype, symmetric=kind == "symmetric")
         add_random(f"{kind}_2_{dtype}", balanced(2, 1), 1, dtype, symmetric=kind == "symmetric")
-for n, leaf_size in ((1, 64), (1, 1), (2, 64), (3, 1), (3, 2), (5, 1), (31, 64), (64, 8), (127, 10), (250, 16)):
+for n, leaf_size in (
+    (1, 64),
+    (1, 1),
+    (2, 64),
+    (3, 1),
+    (3, 2),
+    (5, 1),
+    (31, 64),
+    (64, 8),
+    (127, 10),
+    (250, 16),
+):
     add_random(f"general_{n}_leaf_{leaf_size}", balanced(n, leaf_size), 5, "f8")
     add_random(f"symmetric_{n}_leaf_{leaf_size}", balanced(n, leaf_size), 5, "c16", symmetric=True)
 for dimension in (1, 2, 3):
@@ -97,7 +108,11 @@ def add_view(name, of, turn):
         matrix, dense, tolerance = build(of)
         return turn(matrix), turn_dense[name.split("_")[0]](dense), tolerance
 
-    turn_dense = {"transpose": lambda d: d.T, "adjoint": lambda d: d.conj().T, "conjugate": lambda d: d.conj()}
+    turn_dense = {
+        "transpose": lambda d: d.T,
+        "adjoint": lambda d: d.conj().T,
+        "conjugate": lambda d: d.conj(),
+    }
     BUILDERS[name] = builder
 
 

@@ -34,7 +34,11 @@ def entries_of(dense):
 
 CASES = {
     # ------------------------------------------------------------------------------ NaN and Inf
-    "dense NaN": (lambda: H.from_dense(BAD), sm.NonFiniteError, r"a must be finite, but 1 of its 1600 .* \[7, 31\]"),
+    "dense NaN": (
+        lambda: H.from_dense(BAD),
+        sm.NonFiniteError,
+        r"a must be finite, but 1 of its 1600 .* \[7, 31\]",
+    ),
     "dense Inf": (lambda: H.from_dense(ENDLESS), sm.NonFiniteError, "NaN or Inf"),
     "entries NaN": (
         lambda: H.from_entries(entries_of(BAD), TREE),
@@ -46,8 +50,16 @@ CASES = {
         (sm.NonFiniteError, RuntimeWarning),
         "value at distance zero|divide by zero",
     ),
-    "kernel of NaN points": (lambda: H.from_kernel(np.subtract.outer, [0.0, np.nan]), sm.NonFiniteError, "points must"),
-    "operator NaN": (lambda: H.from_operator(BAD, TREE), sm.NonFiniteError, "the operator's product A @ x must be finite"),
+    "kernel of NaN points": (
+        lambda: H.from_kernel(np.subtract.outer, [0.0, np.nan]),
+        sm.NonFiniteError,
+        "points must",
+    ),
+    "operator NaN": (
+        lambda: H.from_operator(BAD, TREE),
+        sm.NonFiniteError,
+        "the operator's product A @ x must be finite",
+    ),
     "samples NaN": (
         lambda: H.from_samples(F, BAD @ F, TREE, rank=2, symmetric=True),
         sm.NonFiniteError,
@@ -59,9 +71,21 @@ CASES = {
     # ----------------------------------------------------------------------------------- shapes
     "dense 1-D": (lambda: H.from_dense(np.ones(4)), sm.ShapeError, "a must be 2-D, but it has 1 dimensions"),
     "dense empty": (lambda: H.from_dense(np.ones((0, 0))), sm.ShapeError, "at least one row and one column"),
-    "dense and tree": (lambda: H.from_dense(np.ones((9, 9)), TREE), sm.TreeMismatchError, "over 40 rows and 40 columns"),
-    "dense objects": (lambda: H.from_dense(np.full((2, 2), None)), TypeError, "dtype object is not supported"),
-    "dense half": (lambda: H.from_dense(np.ones((2, 2), np.float16)), TypeError, r"float16 is not supported.*astype"),
+    "dense and tree": (
+        lambda: H.from_dense(np.ones((9, 9)), TREE),
+        sm.TreeMismatchError,
+        "over 40 rows and 40 columns",
+    ),
+    "dense objects": (
+        lambda: H.from_dense(np.full((2, 2), None)),
+        TypeError,
+        "dtype object is not supported",
+    ),
+    "dense half": (
+        lambda: H.from_dense(np.ones((2, 2), np.float16)),
+        TypeError,
+        r"float16 is not supported.*astype",
+    ),
     "diagonal empty": (lambda: H.from_diagonal([]), sm.ShapeError, "d is empty"),
     "diagonal 2-D": (lambda: H.from_diagonal(np.eye(2)), sm.ShapeError, "d must be 1-D"),
     "points empty": (lambda: H.from_kernel(np.subtract.outer, []), sm.ShapeError, "points is empty"),
@@ -99,7 +123,11 @@ CASES = {
         sm.TreeMismatchError,
         "depth 3 and the column tree depth 1",
     ),
-    "one tree for a rectangle": (lambda: H.from_dense(np.ones((40, 9)), TREE), sm.TreeMismatchError, "needs a pair"),
+    "one tree for a rectangle": (
+        lambda: H.from_dense(np.ones((40, 9)), TREE),
+        sm.TreeMismatchError,
+        "needs a pair",
+    ),
     # ------------------------------------------------------------------------------- tolerances
     "rtol negative": (lambda: H.from_dense(GOOD, rtol=-1.0), ValueError, "rtol must be a finite number >= 0"),
     "rtol NaN": (lambda: H.from_dense(GOOD, rtol=np.nan), ValueError, "rtol must be a finite number"),
@@ -182,7 +210,11 @@ CASES = {
         sm.ShapeError,
         r"adjoint_inputs must be \(40, s\)",
     ),
-    "rank zero": (lambda: H.from_samples(F, F, TREE, rank=0, symmetric=True), ValueError, "rank must be at least 1"),
+    "rank zero": (
+        lambda: H.from_samples(F, F, TREE, rank=0, symmetric=True),
+        ValueError,
+        "rank must be at least 1",
+    ),
     # ------------------------------------------------------------------------------- arithmetic
     "sum over unequal trees": (
         lambda: H.identity(TREE) + H.identity(sm.ClusterTree.balanced(40, 20)),
@@ -195,9 +227,17 @@ CASES = {
         sm.SingularBlockError,
         r"node \d on level 3 is singular.*add_diagonal",
     ),
-    "solve with NaN": (lambda: H.identity(TREE).solve(np.full(40, np.nan)), sm.NonFiniteError, "b must be finite"),
-    "solve of wrong length": (lambda: H.identity(TREE).solve(np.ones(9)), sm.ShapeError, "b has 9 rows, but A has 40 rows"),
-    "device": (lambda: H.identity(TREE).to_device("abacus"), sm.DeviceError, "must be \"cpu\" or \"gpu\""),
+    "solve with NaN": (
+        lambda: H.identity(TREE).solve(np.full(40, np.nan)),
+        sm.NonFiniteError,
+        "b must be finite",
+    ),
+    "solve of wrong length": (
+        lambda: H.identity(TREE).solve(np.ones(9)),
+        sm.ShapeError,
+        "b has 9 rows, but A has 40 rows",
+    ),
+    "device": (lambda: H.identity(TREE).to_device("abacus"), sm.DeviceError, 'must be "cpu" or "gpu"'),
 }
 
 
@@ -237,7 +277,9 @@ def test_generators_that_do_not_fit_their_trees(rng):
     with pytest.raises(sm.ShapeError, match="must have 3 levels"):
         H(replace(g, couplings=g.couplings[1:]), TREE, TREE, a.certificate)
     short = replace(g.row_basis, levels=(g.row_basis.levels[0][:, :-1], *g.row_basis.levels[1:]))
-    with pytest.raises(sm.ShapeError, match=r"the row bases of level 1 are \(2, 5\) x k, expected \(2, 6\) x k"):
+    with pytest.raises(
+        sm.ShapeError, match=r"the row bases of level 1 are \(2, 5\) x k, expected \(2, 6\) x k"
+    ):
         H(replace(g, row_basis=short), TREE, TREE, a.certificate)
     other = sm.ClusterTree.from_points(-np.arange(40.0), 8)
     b, _ = random_hss(rng, TREE, 3, symmetric=True)
@@ -249,5 +291,11 @@ def test_errors_are_also_the_builtin_ones():
     assert issubclass(sm.ShapeError, ValueError)
     assert issubclass(sm.SingularBlockError, np.linalg.LinAlgError)
     assert issubclass(sm.IllConditionedWarning, sm.AccuracyWarning)
-    for error in (sm.NonFiniteError, sm.TreeMismatchError, sm.SymmetryError, sm.TooFewSamplesError, sm.DeviceError):
+    for error in (
+        sm.NonFiniteError,
+        sm.TreeMismatchError,
+        sm.SymmetryError,
+        sm.TooFewSamplesError,
+        sm.DeviceError,
+    ):
         assert issubclass(error, sm.StructmatError)

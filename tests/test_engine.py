@@ -32,7 +32,7 @@ def near(a, b, dtype, factor=200.0):
 
 
 def random_basis(rng, depth, leaf, dtype, interpolative):
-    """Ragged widths by level, ragged ranks by node (zero columns beyond them); or identities in permuted rows."""
+    """Ragged widths by level and ranks by node (zero columns beyond); or identities in permuted rows."""
     arrays, ranks, orders, p = [], [], [], leaf
     for level in range(depth, 0, -1):
         k = int(rng.integers(0, 5))
@@ -79,7 +79,9 @@ def written_out(basis, level, node):
     if level == basis.depth:
         return own
     k = own.shape[0] // 2
-    return np.concatenate([written_out(basis, level + 1, 2 * node + s) @ own[s * k : s * k + k] for s in (0, 1)])
+    return np.concatenate(
+        [written_out(basis, level + 1, 2 * node + s) @ own[s * k : s * k + k] for s in (0, 1)]
+    )
 
 
 def storage_as_dense(storage):
@@ -146,7 +148,9 @@ def test_the_pass_in_other_libraries(xp, rng):
 
     basis = storage.row_basis.map(xp.asarray)
     x = rng.standard_normal((8, 4, 2))
-    there = NestedStorage(moved(storage.near), tuple(moved(b) for b in storage.couplings), basis, basis, half=True)
+    there = NestedStorage(
+        moved(storage.near), tuple(moved(b) for b in storage.couplings), basis, basis, half=True
+    )
     y = xp.to_numpy(there.apply(xp.asarray(x), adjointly=False))
     assert np.allclose(y.reshape(-1, 2), whole @ x.reshape(-1, 2))
 
@@ -166,7 +170,9 @@ def run_pivoted_rows(blocks, tail, limit, spent=0.0):
     lower, order = np.empty((nb, p, limit), blocks.dtype), np.empty((nb, p), np.int64)
     ranks, left = np.zeros(nb, np.int64), np.empty(nb)
     noise = 8.0 * float(np.finfo(blocks.dtype).eps)
-    cpu_rank.pivoted_rows(blocks.copy(), np.full(nb, tail), spent, noise, limit, lower, order, ranks, left, 0, nb)
+    cpu_rank.pivoted_rows(
+        blocks.copy(), np.full(nb, tail), spent, noise, limit, lower, order, ranks, left, 0, nb
+    )
     return lower, order, ranks, left
 
 
@@ -174,7 +180,9 @@ def run_pivoted_rows(blocks, tail, limit, spent=0.0):
 @pytest.mark.parametrize("tail", [1e-1, 1e-3])
 def test_pivoted_rows_against_pivoted_qr(rng, dtype, tail):
     p, s = 14, 18
-    blocks = np.stack([numbers(rng, p, p) * 0.4 ** np.arange(p) @ numbers(rng, p, s) for _ in range(6)]).astype(dtype)
+    blocks = np.stack(
+        [numbers(rng, p, p) * 0.4 ** np.arange(p) @ numbers(rng, p, s) for _ in range(6)]
+    ).astype(dtype)
     lower, order, ranks, left = run_pivoted_rows(blocks, tail, p)
     for block, factor, pivots, rank, rest in zip(blocks, lower, order, ranks, left, strict=True):
         _, r, columns = scipy.linalg.qr(adjoint(block), mode="economic", pivoting=True)
@@ -182,7 +190,9 @@ def test_pivoted_rows_against_pivoted_qr(rng, dtype, tail):
         assert rank == int((remainder > tail).sum()), "the rank differs from that of scipy's pivoted QR"
         assert np.array_equal(pivots[:rank], columns[:rank])
         assert abs(rest - remainder[rank]) <= 1e-3 * tail
-        assert near(factor @ adjoint(factor), block @ adjoint(block), dtype, 1e3 + tail**2 / np.finfo(dtype).eps)
+        assert near(
+            factor @ adjoint(factor), block @ adjoint(block), dtype, 1e3 + tail**2 / np.finfo(dtype).eps
+        )
         assert sorted(pivots) == list(range(p))
 
 
@@ -198,7 +208,9 @@ def test_pivoted_rows_stop_at_the_limit_and_at_rounding(rng):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_interpolation_solves_for_the_other_rows(rng, dtype):
-    blocks = np.stack([numbers(rng, 10, k, dtype=dtype) @ numbers(rng, k, 12, dtype=dtype) for k in (1, 4, 2)])
+    blocks = np.stack(
+        [numbers(rng, 10, k, dtype=dtype) @ numbers(rng, k, 12, dtype=dtype) for k in (1, 4, 2)]
+    )
     lower, order, ranks, _left = run_pivoted_rows(blocks, 1e-3, 10)
     assert list(ranks) == [1, 4, 2]
     rest = np.empty((3, 6, 4), dtype)
@@ -273,7 +285,8 @@ class Eliminated:
         arrays = [np.empty((nb, *s), dtype) for s in shapes]
         self.weakest = np.empty(nb)
         cpu_ulv.ulv_eliminate(self.d, self.u, self.v, *arrays, self.weakest, 0, nb)
-        (self.q, self.q_tau, self.rest, self.p_vectors, self.p_tau, self.lower, self.front, self.kept, self.gone,
+        (self.q, self.q_tau, self.rest, self.p_vectors, self.p_tau, self.lower, self.front, self.kept,
+         self.gone,
          self.kept_basis) = arrays  # fmt: skip
         self.big_q = np.stack([product_of(*pair) for pair in zip(self.q, self.q_tau, strict=True)])
         self.big_p = np.stack([product_of(*pair) for pair in zip(self.p_vectors, self.p_tau, strict=True)])
@@ -283,7 +296,7 @@ class Eliminated:
 @pytest.mark.parametrize("sizes", [(4, 9, 3, 2), (3, 6, 0, 0), (2, 4, 4, 3), (1, 5, 1, 4)])
 def test_ulv_elimination(rng, dtype, sizes):
     f = Eliminated(rng, dtype, *sizes)
-    nb, p, k, _kv = sizes
+    _nb, p, k, _kv = sizes
     e = p - k
     turned = adjoint(f.big_q) @ f.u
     assert near(turned[:, :k], f.rest, dtype)

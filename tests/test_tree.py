@@ -48,7 +48,11 @@ def test_balanced_trees(n, leaf_size):
     assert tree.is_identity
 
 
-@given(strategies.point_sets(), strategies.leaf_sizes(), st.sampled_from([sm.KDSplitter(), sm.PrincipalAxisSplitter()]))
+@given(
+    strategies.point_sets(),
+    strategies.leaf_sizes(),
+    st.sampled_from([sm.KDSplitter(), sm.PrincipalAxisSplitter()]),
+)
 def test_trees_of_points(points, leaf_size, splitter):
     tree = sm.ClusterTree.from_points(points, leaf_size, splitter)
     check_invariants(tree)
@@ -104,7 +108,9 @@ def test_equal_points_keep_their_order():
     check_invariants(tree)
 
 
-@pytest.mark.parametrize(("n", "leaf_size", "depth"), [(1, 1, 0), (1, 64, 0), (63, 64, 0), (65, 64, 1), (5, 1, 2), (3, 1, 1)])
+@pytest.mark.parametrize(
+    ("n", "leaf_size", "depth"), [(1, 1, 0), (1, 64, 0), (63, 64, 0), (65, 64, 1), (5, 1, 2), (3, 1, 1)]
+)
 def test_small_trees(n, leaf_size, depth):
     tree = sm.ClusterTree.balanced(n, leaf_size)
     check_invariants(tree)
@@ -121,9 +127,16 @@ def test_depth_in_place_of_leaf_size():
     assert sm.ClusterTree.from_points(np.arange(100.0), depth=3).leaf_count == 8
 
 
-@pytest.mark.parametrize(("n", "leaf_size", "permuted"), [(1, 1, False), (16, 4, False), (16, 4, True), (37, 5, False), (37, 5, True)])
+@pytest.mark.parametrize(
+    ("n", "leaf_size", "permuted"),
+    [(1, 1, False), (16, 4, False), (16, 4, True), (37, 5, False), (37, 5, True)],
+)
 def test_leaf_blocks_there_and_back(xp, rng, n, leaf_size, permuted):
-    tree = sm.ClusterTree.from_points(rng.random((n, 2)), leaf_size) if permuted else sm.ClusterTree.balanced(n, leaf_size)
+    tree = (
+        sm.ClusterTree.from_points(rng.random((n, 2)), leaf_size)
+        if permuted
+        else sm.ClusterTree.balanced(n, leaf_size)
+    )
     x = rng.standard_normal((n, 3))
     blocks = tree.to_leaves(xp.asarray(x))
     values = xp.to_numpy(blocks)
@@ -190,16 +203,32 @@ def test_pairs_of_trees():
         (lambda: sm.ClusterTree.balanced(0), ValueError, "n must be at least 1, but it is 0"),
         (lambda: sm.ClusterTree.balanced(2.5), TypeError, "n must be an integer, but it is 2.5"),
         (lambda: sm.ClusterTree.balanced(5, 0), ValueError, "leaf_size must be at least 1"),
-        (lambda: sm.ClusterTree.balanced(5, depth=3), sm.ShapeError, "depth 3 needs at least 8 indices, but n = 5"),
+        (
+            lambda: sm.ClusterTree.balanced(5, depth=3),
+            sm.ShapeError,
+            "depth 3 needs at least 8 indices, but n = 5",
+        ),
         (lambda: sm.ClusterTree(3, 1, [0, 1, 1]), sm.ShapeError, r"permutation of range\(3\)"),
         (lambda: sm.ClusterTree(3, -1), ValueError, "depth must be at least 0"),
         (lambda: sm.ClusterTree.from_points([]), sm.ShapeError, "points is empty"),
         (lambda: sm.ClusterTree.from_points(np.zeros((4, 0))), sm.ShapeError, "points is empty"),
         (lambda: sm.ClusterTree.from_points(np.zeros((2, 2, 2))), sm.ShapeError, r"shape \(n,\) or \(n, d\)"),
-        (lambda: sm.ClusterTree.from_points([0.0, np.nan]), sm.NonFiniteError, r"points must be finite.*at \[1\]"),
+        (
+            lambda: sm.ClusterTree.from_points([0.0, np.nan]),
+            sm.NonFiniteError,
+            r"points must be finite.*at \[1\]",
+        ),
         (lambda: sm.ClusterTree.from_points([0.0, np.inf]), sm.NonFiniteError, "NaN or Inf"),
-        (lambda: as_tree_pair(sm.ClusterTree.balanced(9), (9, 5)), sm.TreeMismatchError, "needs a pair tree="),
-        (lambda: as_tree_pair(sm.ClusterTree.balanced(9), (8, 8)), sm.TreeMismatchError, "over 9 rows and 9 columns"),
+        (
+            lambda: as_tree_pair(sm.ClusterTree.balanced(9), (9, 5)),
+            sm.TreeMismatchError,
+            "needs a pair tree=",
+        ),
+        (
+            lambda: as_tree_pair(sm.ClusterTree.balanced(9), (8, 8)),
+            sm.TreeMismatchError,
+            "over 9 rows and 9 columns",
+        ),
         (lambda: as_tree_pair((1, 2), (8, 8)), TypeError, "it holds a int"),
         (
             lambda: as_tree_pair((sm.ClusterTree.balanced(8, 2), sm.ClusterTree.balanced(9, 9)), (8, 9)),
@@ -207,7 +236,7 @@ def test_pairs_of_trees():
             "depth 2 and the column tree depth 0",
         ),
     ],
-)  # fmt: skip
+)
 def test_errors(make, error, message):
     with pytest.raises(error, match=message):
         make()

@@ -1,7 +1,8 @@
 """The test battery that every format passes, for new formats and other libraries too.
 
-`check_structured_matrix(matrix, dense)` runs all checks; `CHECKS` lists them for a parametrised test. `random_hss` makes
-exact matrices with their dense twins. `structmat.testing.strategies` needs hypothesis and is imported by whoever uses it.
+`check_structured_matrix(matrix, dense)` runs all checks; `CHECKS` lists them for a parametrised test.
+`random_hss` makes exact matrices with their dense twins. `structmat.testing.strategies` needs hypothesis and
+is imported by whoever uses it.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,8 @@ def sum_and_difference(case: Case) -> None:
 def scalar_multiples(case: Case) -> None:
     """Real and complex factors from both sides, division, zero."""
     a, d = case.matrix, case.dense
-    for factor in (2, -0.5, np.float32(3.0), np.float64(-7.0), 1.5 - 2.0j, 0.0):
+    factors: tuple[Any, ...] = (2, -0.5, np.float32(3.0), np.float64(-7.0), 1.5 - 2.0j, 0.0)
+    for factor in factors:
         case.close((factor * a).to_dense(), factor * d, abs(factor) * case.norm, f"{factor} A")
         case.close((a * factor).to_dense(), factor * d, abs(factor) * case.norm, f"A {factor}")
     case.close((a / 4.0).to_dense(), d / 4.0, what="A / 4")
@@ -70,13 +72,15 @@ def truncation_keeps_its_certificate(case: Case) -> None:
         cut = case.matrix.truncate(rtol=rtol)
         error = float(np.linalg.norm(cut.to_dense() - case.dense))
         assert error <= cut.certificate.upper_bound * case.norm + case.relative * case.norm, (
-            f"truncated to {rtol}: the error is {error / case.norm:.2e}, the certificate says {cut.certificate}"
+            f"truncated to {rtol}: the error is {error / case.norm:.2e}, certified are {cut.certificate}"
         )
         assert cut.certificate.met, str(cut.certificate)
         assert cut.max_rank <= before, "a larger tolerance gave a larger rank"
         before = cut.max_rank
     # the tolerance is shared by the nodes: this much for each of them leaves nothing
-    assert case.matrix.truncate(rtol=0.0, atol=4.0 * max(case.dense.shape) * case.norm).max_rank == 0, "atol is ignored"
+    assert case.matrix.truncate(rtol=0.0, atol=4.0 * max(case.dense.shape) * case.norm).max_rank == 0, (
+        "atol is ignored"
+    )
     with raises(ValueError, "rtol must be a finite number >= 0"):
         case.matrix.truncate(rtol=-1.0)
     with raises(ValueError, "max_rank must be at least 0"):
@@ -129,7 +133,7 @@ def sparse_update(case: Case) -> None:
     import scipy.sparse as sparse
 
     m, n = case.dense.shape
-    band = sparse.diags_array([np.full(min(m, n), 2.0), np.ones(min(m, n - 1))], offsets=[0, 1], shape=(m, n)).tocsr()
+    band = (sparse.eye_array(m, n) * 2.0 + sparse.eye_array(m, n, k=1)).tocsr()
     twin = band.toarray()
     scale = case.norm + float(np.linalg.norm(twin))
     with warnings.catch_warnings():
@@ -151,7 +155,9 @@ def conversion_of_type(case: Case) -> None:
         converted = case.matrix.astype(dtype)
         assert converted.dtype == dtype
         twin = case.dense.astype(dtype)
-        Case(converted, twin, max(case.rtol, case.eps)).close(converted.to_dense(), twin, what=f"A as {dtype.__name__}")
+        Case(converted, twin, max(case.rtol, case.eps)).close(
+            converted.to_dense(), twin, what=f"A as {dtype.__name__}"
+        )
     with raises(TypeError, "not supported"):
         case.matrix.astype(np.float16)
 

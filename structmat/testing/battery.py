@@ -77,8 +77,11 @@ class Case:
             x = x + 1j * generator.standard_normal(shape)
         return (x / np.maximum(np.linalg.norm(x, axis=0), 1e-300)).astype(kind)
 
-    def close(self, actual: Any, expected: Any, scale: float | None = None, what: str = "result") -> None:
-        """Raise AssertionError unless the Frobenius distance is at most `relative * scale` (default: the matrix's norm)."""
+    def close(self, actual: Any, expected: Any, scale: Any = None, what: str = "result") -> None:
+        """Raise AssertionError unless the Frobenius distance is at most `relative * scale`.
+
+        The default scale is the norm of the matrix.
+        """
         got, wanted = to_numpy(actual), np.asarray(expected)
         if got.shape != wanted.shape:
             raise AssertionError(f"{what} has shape {got.shape}, expected {wanted.shape}")
@@ -87,7 +90,9 @@ class Case:
         distance = float(np.linalg.norm(np.ravel(got - wanted)))
         allowed = self.relative * (self.norm if scale is None else scale)
         if not distance <= allowed:
-            raise AssertionError(f"{what} is {distance:.3e} from its dense twin, allowed are {allowed:.3e} ({self.matrix!r})")
+            raise AssertionError(
+                f"{what} is {distance:.3e} from its dense twin, allowed are {allowed:.3e} ({self.matrix!r})"
+            )
 
 
 @dataclass(frozen=True)
@@ -107,13 +112,17 @@ class Check:
         return f"{type(case.matrix).__name__} has no {', '.join(missing)}" if missing else None
 
     def __call__(self, case: Case) -> None:
+        """Run the check."""
         self.function(case)
 
 
 CHECKS: dict[str, Check] = {}
 
 
-def check(*, square: bool = False, needs: tuple[str, ...] = ()) -> Callable[[Callable[[Case], None]], Callable[[Case], None]]:
+Checker = Callable[[Case], None]
+
+
+def check(*, square: bool = False, needs: tuple[str, ...] = ()) -> Callable[[Checker], Checker]:
     """Register a check under its name; `needs` are attributes without which it is left out."""
 
     def register(function: Callable[[Case], None]) -> Callable[[Case], None]:
@@ -146,8 +155,8 @@ def check_structured_matrix(matrix: Any, dense: Any, tolerance: float = 0.0, *, 
     dense : (m, n) array
         What it stands for.
     tolerance : float
-        Relative Frobenius error of `matrix` against `dense`, and the tolerance to which its arithmetic recompresses; each
-        check allows `4 sqrt(n) max(tolerance, eps) ||A||_F`.
+        Relative Frobenius error of `matrix` against `dense`, and the tolerance to which its arithmetic
+        recompresses; each check allows `4 sqrt(n) max(tolerance, eps) ||A||_F`.
     seed : int
         Of the vectors that the checks draw.
 

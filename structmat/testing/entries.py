@@ -47,7 +47,7 @@ def sub_blocks(case: Case) -> None:
     case.close(a[:, :], d, what="A[:, :]")
     case.close(a[1::2, ::-1], d[1::2, ::-1], what="A[1::2, ::-1]")
     case.close(a[rows, cols.tolist()], d[np.ix_(rows, cols)], 28 * case.norm, what="A[rows, cols]")
-    case.close(a[mask, other], d[np.ix_(mask, other)], what="A[mask, mask]")
+    case.close(a[mask, other], d[mask][:, other], what="A[mask, mask]")
     case.close(a[-1, :], d[-1, :], what="A[-1, :]")
     case.close(a[:, 0], d[:, 0], what="A[:, 0]")
     case.close(a[0, rows[:0]], d[0, :0], what="A[0, []]")
@@ -98,6 +98,8 @@ def both_norms(case: Case) -> None:
     case.close(case.matrix.T.norm("fro"), case.norm, what="norm of A.T")
     largest = float(np.linalg.norm(case.dense, 2))
     got = case.matrix.norm(2)
-    assert abs(got - largest) <= 1e-4 * largest + case.relative * case.norm, f"norm(2) is {got}, expected {largest}"
+    assert abs(got - largest) <= 1e-4 * largest + case.relative * case.norm, (
+        f"norm(2) is {got}, expected {largest}"
+    )
     with raises(ValueError, 'ord must be "fro" or 2'):
         case.matrix.norm(1)

@@ -82,13 +82,21 @@ def product_with_other_types(case: Case) -> None:
             x = case.random(*shape, dtype=dtype)
             y = case.matrix @ x
             expected = np.result_type(case.dense.dtype, dtype)
-            assert y.dtype == expected, f"A of {case.dense.dtype} @ x of {x.dtype} is {y.dtype}, expected {expected}"
+            assert y.dtype == expected, (
+                f"A of {case.dense.dtype} @ x of {x.dtype} is {y.dtype}, expected {expected}"
+            )
             case.close(y, case.dense @ x, 2.0 * case.norm, what=f"A @ x of type {x.dtype}")
     whole = np.arange(n) % 5 - 2
-    case.close(case.matrix @ whole, case.dense @ whole, case.norm * np.linalg.norm(whole), what="A @ integers")
-    case.close(case.matrix @ list(whole), case.dense @ whole, case.norm * np.linalg.norm(whole), what="A @ list")
+    case.close(
+        case.matrix @ whole, case.dense @ whole, case.norm * np.linalg.norm(whole), what="A @ integers"
+    )
+    case.close(
+        case.matrix @ list(whole), case.dense @ whole, case.norm * np.linalg.norm(whole), what="A @ list"
+    )
     ends = np.arange(m) % 3 - 1
-    case.close(ends.tolist() @ case.matrix, ends @ case.dense, case.norm * np.linalg.norm(ends), what="list @ A")
+    case.close(
+        ends.tolist() @ case.matrix, ends @ case.dense, case.norm * np.linalg.norm(ends), what="list @ A"
+    )
 
 
 @check()
@@ -143,8 +151,8 @@ def views_are_involutions(case: Case) -> None:
     """A.T.T, A.H.H and conj(conj(A)) are A; A.T.H is conj(A); shapes and types follow."""
     a, d = case.matrix, case.dense
     for name, view, twin in (
-        ("A.T.T", a.T.T, d), ("A.H.H", a.H.H, d), ("conj conj A", a.conj().conj(), d), ("A.T.H", a.T.H, d.conj()),
-        ("A.H.T", a.H.T, d.conj()), ("conj(A).H", a.conj().H, d.T), ("conj(A).T", a.conj().T, d.conj().T),
+        ("A.T.T", a.T.T, d), ("A.H.H", a.H.H, d), ("conj conj A", a.conj().conj(), d),
+        ("A.T.H", a.T.H, d.conj()), ("A.H.T", a.H.T, d.conj()), ("conj(A).H", a.conj().H, d.T), ("conj(A).T", a.conj().T, d.conj().T),
     ):  # fmt: skip
         assert view.shape == twin.shape, name
         assert view.dtype == twin.dtype, name

@@ -44,7 +44,8 @@ def random_hss(
     ragged : bool
         Draw a rank from 0 to `rank` for each node, else all are as large as they can be.
     shift : float
-        Added to the diagonal; at a few times sqrt(n) the matrix is well conditioned (and positive definite if symmetric).
+        Added to the diagonal; at a few times sqrt(n) the matrix is well conditioned (and positive definite if
+        symmetric).
 
     Examples
     --------
@@ -96,7 +97,9 @@ def _random_basis(
         columns = np.arange(int(here.max(initial=0))) < here[:, None]
         shape = (2**level, used.shape[1], columns.shape[1])
         scale = 1.0 / np.sqrt(np.maximum(available, 1))[:, None, None]  # columns of norm about one
-        arrays.append((_numbers(rng, shape, dtype) * scale * (used[:, :, None] & columns[:, None, :])).astype(dtype))
+        arrays.append(
+            (_numbers(rng, shape, dtype) * scale * (used[:, :, None] & columns[:, None, :])).astype(dtype)
+        )
         ranks.append(here.astype(np.int64))
         available = here.reshape(-1, 2).sum(axis=1)
         used = columns.reshape(len(available), -1)
@@ -113,7 +116,10 @@ def dense_twin(g: Generators, row_tree: ClusterTree, col_tree: ClusterTree) -> N
     for level in range(1, g.depth + 1):
         for node in range(2**level):
             i, j = row_tree.indices(level, node), col_tree.indices(level, node ^ 1)
-            u, v = _written_out(g.row_basis, row_tree, level, node), _written_out(g.col_basis, col_tree, level, node ^ 1)
+            u, v = (
+                _written_out(g.row_basis, row_tree, level, node),
+                _written_out(g.col_basis, col_tree, level, node ^ 1),
+            )
             out[np.ix_(i, j)] = u @ g.couplings[level - 1][node] @ v.conj().T
     return out.astype(g.diagonal.dtype)
 

@@ -38,7 +38,9 @@ def solve_with_vectors_and_blocks(case: Case) -> None:
     for b in (case.random(n), case.random(n, 1), case.random(n, 5), case.random(n, 2, dtype=np.complex128)):
         kept = b.copy()
         _backward_close(case, case.dense, factored.solve(b), b, f"solve, b {b.shape}")
-        _backward_close(case, case.dense.conj().T, factored.solve_adjoint(b), b, f"solve_adjoint, b {b.shape}")
+        _backward_close(
+            case, case.dense.conj().T, factored.solve_adjoint(b), b, f"solve_adjoint, b {b.shape}"
+        )
         assert np.array_equal(b, kept), "solve has changed b"
     assert factored.solve(np.zeros((n, 0))).shape == (n, 0)
     assert not factored.solve(np.zeros(n)).any()
@@ -52,7 +54,8 @@ def solve_with_views(case: Case) -> None:
     b = case.random(len(case.dense), 2)
     d = case.dense
     for name, a, twin in (
-        ("A.T", case.matrix.T, d.T), ("A.H", case.matrix.H, d.conj().T), ("conj(A)", case.matrix.conj(), d.conj()),
+        ("A.T", case.matrix.T, d.T), ("A.H", case.matrix.H, d.conj().T),
+        ("conj(A)", case.matrix.conj(), d.conj()),
     ):  # fmt: skip
         _backward_close(case, twin, a.factorize().solve(b), b, f"solve with {name}")
 
@@ -68,7 +71,9 @@ def solve_in_one_call(case: Case) -> None:
         _backward_close(case, case.dense, case.matrix.solve(b), b, "A.solve")
         _backward_close(case, case.dense, case.matrix.solve(b, refine=True), b, "A.solve, refined")
         factored = case.matrix.factorize()
-        _backward_close(case, case.dense, case.matrix.solve(b, factorization=factored), b, "A.solve with factors")
+        _backward_close(
+            case, case.dense, case.matrix.solve(b, factorization=factored), b, "A.solve with factors"
+        )
         x = case.matrix.solve(b, operator=case.dense, rtol=10 * case.eps)
     if case.relative * case.norm <= 1e-2 * _smallest(case):
         residual = float(np.linalg.norm(case.dense @ x - b))
@@ -85,7 +90,9 @@ def determinant(case: Case) -> None:
     wide = case.dense.astype(np.complex128 if case.dense.dtype.kind == "c" else np.float64)
     expected_sign, expected = np.linalg.slogdet(wide)
     # d log det A = tr(A^-1 dA)
-    allowed = case.relative * case.norm * float(np.linalg.norm(np.linalg.inv(wide))) + case.relative * (1 + abs(expected))
+    allowed = case.relative * case.norm * float(np.linalg.norm(np.linalg.inv(wide))) + case.relative * (
+        1 + abs(expected)
+    )
     assert abs(logarithm - expected) <= allowed, f"log |det| is {logarithm}, expected {expected}"
     assert abs(abs(sign) - 1.0) <= 10 * case.eps, f"the sign {sign} is not of modulus one"
     if case.dense.dtype.kind == "c":
@@ -133,9 +140,8 @@ def singular_matrices_are_refused(case: Case) -> None:
         with np.errstate(all="ignore"):
             x = case.matrix.factorize().solve(b)
     except SingularBlockError as error:
-        assert "singular" in str(error), str(error)
-        assert error.level >= 0, str(error)
-        assert error.node >= 0, str(error)
+        if "singular" not in str(error) or min(error.level, error.node) < 0:
+            raise AssertionError(f"the message names no block: {error}") from error
     else:
         _backward_close(case, case.dense, x, b, "a nearly singular solve")
 

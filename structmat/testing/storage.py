@@ -51,7 +51,8 @@ def device_round_trip(case: Case) -> None:
 @check()
 def nothing_changes_a_matrix(case: Case) -> None:
     """What a matrix returns is the caller's: writing into it leaves the matrix as it was."""
-    case.matrix @ case.random(case.dense.shape[1])  # the first one arranges the storage, and so may round differently
+    # the first product with a vector arranges the storage, and so may round differently
+    case.matrix @ case.random(case.dense.shape[1])
     before = case.matrix.to_dense()
     for result in (case.matrix.to_dense(), case.matrix.diagonal(), case.matrix[:, :], case.matrix[0, :]):
         if result.flags.writeable:

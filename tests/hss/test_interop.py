@@ -41,7 +41,12 @@ def test_gmres_with_a_coarse_matrix_as_preconditioner(rng):
     coarse = sm.HSSMatrix.from_kernel(kernel_l(N), line(N), rtol=1e-5)
     b, residuals = rng.standard_normal(N), []
     x, info = spla.gmres(
-        dense, b, M=coarse.factorize().aslinearoperator(), rtol=1e-9, callback=residuals.append, callback_type="pr_norm"
+        dense,
+        b,
+        M=coarse.factorize().aslinearoperator(),
+        rtol=1e-9,
+        callback=residuals.append,
+        callback_type="pr_norm",
     )
     assert info == 0
     assert relative(dense @ x, b) < 1e-7
