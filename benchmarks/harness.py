@@ -200,9 +200,7 @@ class Report:
         )
         table = Table(title=self.name)
         for heading in ("measurement", "value", "unit", "limit", "value/limit", "met", "note"):
-            table.add_column(
-                heading, justify="right" if heading in ("value", "limit", "value/limit") else "left"
-            )
+            table.add_column(heading, justify="right" if heading in ("value", "limit", "value/limit") else "left")
         for measurement in self.measurements:
             table.add_row(*_table_row(measurement))
         console.print(table)

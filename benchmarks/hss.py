@@ -99,8 +99,15 @@ def operator_builds(report: Report, k: Any) -> None:
             b = sm.HSSMatrix.from_operator(op, rtol=RTOL, symmetric=symmetric)
             seconds.append(time.perf_counter() - start - op.seconds)
         name = "symmetric operator" if symmetric else "operator"
-        report.add(f"K: build from the {name}, products excluded", np.median(seconds) / report.floors.matmul_seconds, "T", limit)
-        report.add(f"K: error of the {name} build", sampled_error(b, k), "", RTOL, note=f"{b.certificate.products} products")
+        report.add(
+            f"K: build from the {name}, products excluded",
+            np.median(seconds) / report.floors.matmul_seconds,
+            "T",
+            limit,
+        )
+        report.add(
+            f"K: error of the {name} build", sampled_error(b, k), "", RTOL, note=f"{b.certificate.products} products"
+        )
 
 
 def products(report: Report, a: sm.HSSMatrix) -> None:
@@ -113,7 +120,9 @@ def products(report: Report, a: sm.HSSMatrix) -> None:
     report.add("K: bandwidth of the product over the read floor", report.floors.read_seconds(a.nbytes) / seconds, "")
     seconds = best_time(lambda: a @ block, 5)
     share = report.floors.flop_seconds(2 * 64 * a.nbytes / 8) / seconds
-    report.add("K: product, 64 vectors, share of dgemm", share, "", 0.25 if a.shape[0] == 2**17 else None, at_least=True)
+    report.add(
+        "K: product, 64 vectors, share of dgemm", share, "", 0.25 if a.shape[0] == 2**17 else None, at_least=True
+    )
 
 
 def factorization(report: Report, a: sm.HSSMatrix, k: Any) -> None:
@@ -204,7 +213,12 @@ def peaks(report: Report, n: int) -> None:
     report.add("K: peak memory of the kernel build over the result", peak.peak_bytes / peak.result, "", 4.0)
     peak = peak_memory(operator_bytes, n, prepare=small_operator)
     result, sketches = peak.result
-    report.add("K: peak of the operator build less the sketches, over the result", (peak.peak_bytes - sketches) / result, "", 3.0)
+    report.add(
+        "K: peak of the operator build less the sketches, over the result",
+        (peak.peak_bytes - sketches) / result,
+        "",
+        3.0,
+    )
 
 
 def growth(report: Report) -> None:

@@ -28,9 +28,7 @@ class PeakMemory:
     result: Any  # what the function returned
 
 
-def peak_memory(
-    function: Callable[..., Any], *arguments: Any, prepare: Callable[..., Any] | None = None
-) -> PeakMemory:
+def peak_memory(function: Callable[..., Any], *arguments: Any, prepare: Callable[..., Any] | None = None) -> PeakMemory:
     """Measure the peak memory of ``function(*arguments)`` in a fresh process.
 
     Parameters

@@ -20,9 +20,7 @@ version = ".".join(release.split(".")[:2])
 
 # The pages themselves need Sphinx and numpydoc. Without the others they look plainer and have no gallery.
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc"]
-extensions += [
-    name for name in ("sphinx_gallery.gen_gallery", "sphinx_copybutton") if has(name.split(".")[0])
-]
+extensions += [name for name in ("sphinx_gallery.gen_gallery", "sphinx_copybutton") if has(name.split(".")[0])]
 templates_path = ["_templates"]
 exclude_patterns = [
     "_build",

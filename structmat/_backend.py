@@ -73,8 +73,7 @@ def device_namespace(device: str) -> Any:
         cupy.cuda.runtime.getDeviceCount()
     except Exception as error:
         raise DeviceError(
-            'device "gpu" needs CuPy and a CUDA device (pip install "structmat[gpu]"); '
-            f"what was found instead: {error}"
+            f'device "gpu" needs CuPy and a CUDA device (pip install "structmat[gpu]"); what was found instead: {error}'
         ) from error
     return cupy
 
@@ -100,7 +99,13 @@ def real_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def thread_count() -> int:
     """How many threads the CPU kernels use: STRUCTMAT_NUM_THREADS, or the cores this process may run on."""
     asked = os.environ.get("STRUCTMAT_NUM_THREADS")
-    return max(1, int(asked)) if asked else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return (
+        max(1, int(asked))
+        if asked
+        else len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else (os.cpu_count() or 1)
+    )
 
 
 @cache

@@ -89,7 +89,9 @@ def points(a: Any, name: str = "points") -> NumpyArray:
     if array.ndim not in (1, 2):
         raise ShapeError(f"{name} must have shape (n,) or (n, d), but its shape is {array.shape}")
     if array.size == 0:
-        raise ShapeError(f"{name} is empty (shape {array.shape}); a tree needs at least one point of dimension at least 1")
+        raise ShapeError(
+            f"{name} is empty (shape {array.shape}); a tree needs at least one point of dimension at least 1"
+        )
     finite(array, name)
     return array
 
@@ -127,7 +129,9 @@ def index_array(index: Any, size: int, axis: str) -> NumpyArray:
     if array.size == 0:
         return np.zeros(0, dtype=np.int64)
     if array.dtype.kind not in "iu" or array.ndim > 1:
-        raise IndexError(f"the {axis} index must be an integer, a slice, a 1-D list of integers or a mask; got {index!r}")
+        raise IndexError(
+            f"the {axis} index must be an integer, a slice, a 1-D list of integers or a mask; got {index!r}"
+        )
     array = np.atleast_1d(array).astype(np.int64)
     if array.min() < -size or array.max() >= size:
         bad = int(array[(array < -size) | (array >= size)][0])

@@ -38,9 +38,7 @@ def warnings_as_lines(console: Console) -> Iterator[None]:
             yield
         finally:
             for message in dict.fromkeys(str(warning.message) for warning in caught):
-                console.print(
-                    f"[bold yellow]warning:[/] {_escaped(message)}", soft_wrap=True, highlight=False
-                )
+                console.print(f"[bold yellow]warning:[/] {_escaped(message)}", soft_wrap=True, highlight=False)
 
 
 def _escaped(text: str) -> str:

@@ -134,7 +134,9 @@ class StructuredMatrix(ABC):
         if array.ndim not in (1, 2):
             raise ShapeError(f"x must be 1-D or 2-D, but it has {array.ndim} dimensions")
         if array.shape[-1] != self.shape[0]:
-            raise ShapeError(f"x has {array.shape[-1]} columns, but A has {self.shape[0]} rows (A.shape = {self.shape})")
+            raise ShapeError(
+                f"x has {array.shape[-1]} columns, but A has {self.shape[0]} rows (A.shape = {self.shape})"
+            )
         if array.ndim == 1:
             return self._apply(array, adjointly=True, conjugated=True)
         return self._apply(array.T, adjointly=True, conjugated=True).T

@@ -113,9 +113,7 @@ def compress(
     ] = None,
     rtol: Annotated[float, typer.Option(min=0.0, help="Relative error allowed (Frobenius norm).")] = 1e-8,
     leaf_size: Annotated[int, typer.Option(min=1, help="Largest leaf of the cluster tree.")] = 64,
-    symmetric: Annotated[
-        bool, typer.Option("--symmetric", help="The matrix is Hermitian: store half.")
-    ] = False,
+    symmetric: Annotated[bool, typer.Option("--symmetric", help="The matrix is Hermitian: store half.")] = False,
 ) -> None:
     """Compress a matrix, or the matrix of a kernel on points, and write it to a file.
 
@@ -187,9 +185,7 @@ def plot(
         figure = Figure(figsize=(7.2, 6.2), layout="compressed")
         kind, known = target.suffix[1:].lower(), figure.canvas.get_supported_filetypes()
         if kind not in known:
-            raise UserError(
-                f"pictures cannot be written as {target.suffix or 'a file without suffix'}; use .png"
-            )
+            raise UserError(f"pictures cannot be written as {target.suffix or 'a file without suffix'}; use .png")
         matrix.plot(figure.add_subplot())
         with atomic_file(target) as out:
             figure.savefig(out, format=kind, dpi=150)
@@ -255,9 +251,7 @@ def _matrix(source: Path) -> Any:
     elif kind == ".csv":
         raise UserError(f"{source} holds points; name a kernel, as --kernel gaussian --param length=0.2")
     else:
-        raise UserError(
-            f"{source} must end in .npy, .npz or .mtx; or in .csv or .npy for points with --kernel"
-        )
+        raise UserError(f"{source} must end in .npy, .npz or .mtx; or in .csv or .npy for points with --kernel")
     if a.ndim != 2 or 0 in a.shape:
         raise UserError(f"{source} must hold a matrix, but its array has shape {a.shape}")
     return a

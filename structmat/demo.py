@@ -95,14 +95,10 @@ def run(folder: Path, size: int, console: Console) -> bool:
     with progress("drawing"):
         _draw(folder, result)
     result.matrix.save(folder / "laplace.npz")
-    console.print(
-        f"\nin {folder}: block_ranks.png, solution.png, laplace.npz", highlight=False, soft_wrap=True
-    )
+    console.print(f"\nin {folder}: block_ranks.png, solution.png, laplace.npz", highlight=False, soft_wrap=True)
     console.print(f"total time {time.perf_counter() - start:.1f} s", highlight=False)
     good = result.error <= LARGEST_ERROR and recovered <= LARGEST_RECOVERY_ERROR
-    console.print(
-        "[bold green]all errors are as small as promised" if good else "[bold red]an error is too large"
-    )
+    console.print("[bold green]all errors are as small as promised" if good else "[bold red]an error is too large")
     return good
 
 
@@ -161,9 +157,7 @@ def _time_dense(size: int, progress: Progress) -> dict[str, float]:
     return {"n": size, "build": formed - start, "factor": factored - formed, "solve": done - factored}
 
 
-def _report_laplace(
-    console: Console, result: LaplaceResult, dense: dict[str, float], compiled: float
-) -> None:
+def _report_laplace(console: Console, result: LaplaceResult, dense: dict[str, float], compiled: float) -> None:
     from rich.markup import escape
     from rich.table import Table
 

@@ -317,9 +317,7 @@ def _fill(member: IO[bytes], out: NumpyArray, key: str) -> None:
 
 def _assembled(path: Path, header: dict[str, Any], arrays: Arrays) -> Any:
     if header["class"] not in _FORMATS:
-        raise FileFormatError(
-            f"{path} holds a {header['class']}, but this version reads only {', '.join(_FORMATS)}"
-        )
+        raise FileFormatError(f"{path} holds a {header['class']}, but this version reads only {', '.join(_FORMATS)}")
     native = {key: array.astype(array.dtype.newbyteorder("="), copy=False) for key, array in arrays.items()}
     try:
         row_tree = _tree("row", header["trees"]["row"], native)

@@ -123,16 +123,12 @@ def distances(x: Any, y: Any, *, dim: int | None = None) -> NumpyArray:
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if (x.ndim == 1) != (y.ndim == 1) or 0 in (x.ndim, y.ndim) or (x.ndim > 1 and x.shape[-1] != y.shape[-1]):
-        raise ShapeError(
-            f"x and y must be (m,) and (q,), or (..., m, d) and (..., q, d), not {x.shape} and {y.shape}"
-        )
+        raise ShapeError(f"x and y must be (m,) and (q,), or (..., m, d) and (..., q, d), not {x.shape} and {y.shape}")
     if x.ndim == 1:
         x, y = x[:, None], y[:, None]
     found = x.shape[-1]
     if dim is not None and found > dim:
-        raise ShapeError(
-            f"this kernel belongs to {dim} dimensions, but the points have {found} coordinates {x.shape}"
-        )
+        raise ShapeError(f"this kernel belongs to {dim} dimensions, but the points have {found} coordinates {x.shape}")
     first = x[..., :, None, 0] - y[..., None, :, 0]
     if found == 1:
         return np.abs(first, out=first)  # no square: it would lose half of the range, and time
@@ -385,9 +381,7 @@ def from_name(name: str, **parameters: Any) -> KernelFunction:
     known = tuple(inspect.signature(make).parameters)
     unknown = sorted(set(parameters) - set(known))
     if unknown:
-        raise ValueError(
-            f"the kernel {name!r} has no parameter {', '.join(unknown)}; it has {', '.join(known)}"
-        )
+        raise ValueError(f"the kernel {name!r} has no parameter {', '.join(unknown)}; it has {', '.join(known)}")
     return make(**parameters)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._backend import conj, is_numpy, like, numpy_dtype, to_numpy, parallel_ranges, parallel_tasks, thread_count
+from ._backend import conj, is_numpy, like, numpy_dtype, parallel_ranges, parallel_tasks, thread_count, to_numpy
 from ._typing import Array, IntArray, NumpyArray
 from .blocks import BlockBatch, NestedBasis
 from .engine import reference
@@ -111,17 +111,13 @@ class NestedStorage:
 
     def _apply_reference(self, x: Array, adjointly: bool) -> Array:
         target, source = self._bases(adjointly)
-        return reference.nested_apply(
-            self.near, self.couplings, target, source, x, half=self.half, adjointly=adjointly
-        )
+        return reference.nested_apply(self.near, self.couplings, target, source, x, half=self.half, adjointly=adjointly)
 
     def _apply_vector(self, x: NumpyArray, adjointly: bool) -> NumpyArray:
         from .engine import cpu
 
         packed = self.packed()
-        target, source = (
-            (packed.col_table, packed.row_table) if adjointly else (packed.row_table, packed.col_table)
-        )
+        target, source = (packed.col_table, packed.row_table) if adjointly else (packed.row_table, packed.col_table)
         which = 1 if adjointly else 0
         couplings, near = packed.coupling_lists[which], packed.near_lists[which]
         buffer, depth, leaves = packed.buffer, self.depth, x.shape[0]

@@ -284,9 +284,7 @@ def plot_tree(tree: ClusterTree, ax: Axes | None = None, *, level: int | None = 
         raise ValueError(f"level must be between 0 and the tree's depth, {tree.depth}, but it is {level!r}")
     points = tree.coordinates  # (n, d), by sorted position
     if points.shape[1] > 2:
-        raise ValueError(
-            f"clusters are drawn in 1-D and 2-D, but the points have {points.shape[1]} coordinates"
-        )
+        raise ValueError(f"clusters are drawn in 1-D and 2-D, but the points have {points.shape[1]} coordinates")
     axes = _axes(ax)
     node = np.repeat(np.arange(2**level), tree.sizes(level))
     # neighbours in the order of the tree get colours that are easy to tell apart

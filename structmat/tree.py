@@ -334,8 +334,5 @@ def positions_of(tree: ClusterTree, indices: IntArray) -> IntArray:
 def require_equal_trees(a: ClusterTree, b: ClusterTree, what: str) -> None:
     if a != b:
         raise TreeMismatchError(
-            f"{what} need the same cluster tree, but these are {a!r} and {b!r}; "
-            "build both matrices on one tree object"
+            f"{what} need the same cluster tree, but these are {a!r} and {b!r}; build both matrices on one tree object"
         )
-
-

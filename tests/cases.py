@@ -83,9 +83,7 @@ for name, rows, cols, leaf_size in (("tall", 131, 60, 10), ("wide", 45, 113, 8),
             ),
             4,
             dtype,
-            col_tree=sm.ClusterTree.balanced(
-                cols, depth=sm.ClusterTree.balanced(min(rows, cols), leaf_size).depth
-            ),
+            col_tree=sm.ClusterTree.balanced(cols, depth=sm.ClusterTree.balanced(min(rows, cols), leaf_size).depth),
         )
 add_random("full_basis", balanced(64, 8), 8, "f8", ragged=False)
 add_random("equal_ranks", balanced(96, 12), 5, "c16", ragged=False)

@@ -277,9 +277,7 @@ def test_generators_that_do_not_fit_their_trees(rng):
     with pytest.raises(sm.ShapeError, match="must have 3 levels"):
         H(replace(g, couplings=g.couplings[1:]), TREE, TREE, a.certificate)
     short = replace(g.row_basis, levels=(g.row_basis.levels[0][:, :-1], *g.row_basis.levels[1:]))
-    with pytest.raises(
-        sm.ShapeError, match=r"the row bases of level 1 are \(2, 5\) x k, expected \(2, 6\) x k"
-    ):
+    with pytest.raises(sm.ShapeError, match=r"the row bases of level 1 are \(2, 5\) x k, expected \(2, 6\) x k"):
         H(replace(g, row_basis=short), TREE, TREE, a.certificate)
     other = sm.ClusterTree.from_points(-np.arange(40.0), 8)
     b, _ = random_hss(rng, TREE, 3, symmetric=True)

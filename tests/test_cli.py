@@ -96,9 +96,7 @@ def test_compress_a_kernel_on_points(name, rng):
 def test_not_met_is_printed_once_with_its_warning(monkeypatch, problem):
     np.save("a.npy", problem.dense())
     build = sm.HSSMatrix.from_dense
-    monkeypatch.setattr(
-        sm.HSSMatrix, "from_dense", lambda a, tree, **options: build(a, tree, max_rank=1, **options)
-    )
+    monkeypatch.setattr(sm.HSSMatrix, "from_dense", lambda a, tree, **options: build(a, tree, max_rank=1, **options))
     text = run("compress", "a.npy", "out.npz")
     assert text.count("the tolerance was NOT MET") == 1
     assert text.count("warning: the tolerance was not met: rtol = 1e-08 was asked for") == 1
@@ -202,9 +200,7 @@ def test_solve_warns_of_a_large_residual(rng):
     problem = gallery.problem_l(600)
     sm.HSSMatrix.from_dense(problem.dense(), rtol=1e-3).save("stored.npz")
     np.save("b.npy", rng.standard_normal(600))
-    assert "warning: the system is ill conditioned for the accuracy of A" in run(
-        "solve", "stored.npz", "b.npy"
-    )
+    assert "warning: the system is ill conditioned for the accuracy of A" in run("solve", "stored.npz", "b.npy")
 
 
 def test_solve_with_a_wrong_right_side(stored):

@@ -79,9 +79,7 @@ def written_out(basis, level, node):
     if level == basis.depth:
         return own
     k = own.shape[0] // 2
-    return np.concatenate(
-        [written_out(basis, level + 1, 2 * node + s) @ own[s * k : s * k + k] for s in (0, 1)]
-    )
+    return np.concatenate([written_out(basis, level + 1, 2 * node + s) @ own[s * k : s * k + k] for s in (0, 1)])
 
 
 def storage_as_dense(storage):
@@ -148,9 +146,7 @@ def test_the_pass_in_other_libraries(xp, rng):
 
     basis = storage.row_basis.map(xp.asarray)
     x = rng.standard_normal((8, 4, 2))
-    there = NestedStorage(
-        moved(storage.near), tuple(moved(b) for b in storage.couplings), basis, basis, half=True
-    )
+    there = NestedStorage(moved(storage.near), tuple(moved(b) for b in storage.couplings), basis, basis, half=True)
     y = xp.to_numpy(there.apply(xp.asarray(x), adjointly=False))
     assert np.allclose(y.reshape(-1, 2), whole @ x.reshape(-1, 2))
 
@@ -170,9 +166,7 @@ def run_pivoted_rows(blocks, tail, limit, spent=0.0):
     lower, order = np.empty((nb, p, limit), blocks.dtype), np.empty((nb, p), np.int64)
     ranks, left = np.zeros(nb, np.int64), np.empty(nb)
     noise = 8.0 * float(np.finfo(blocks.dtype).eps)
-    cpu_rank.pivoted_rows(
-        blocks.copy(), np.full(nb, tail), spent, noise, limit, lower, order, ranks, left, 0, nb
-    )
+    cpu_rank.pivoted_rows(blocks.copy(), np.full(nb, tail), spent, noise, limit, lower, order, ranks, left, 0, nb)
     return lower, order, ranks, left
 
 
@@ -180,9 +174,7 @@ def run_pivoted_rows(blocks, tail, limit, spent=0.0):
 @pytest.mark.parametrize("tail", [1e-1, 1e-3])
 def test_pivoted_rows_against_pivoted_qr(rng, dtype, tail):
     p, s = 14, 18
-    blocks = np.stack(
-        [numbers(rng, p, p) * 0.4 ** np.arange(p) @ numbers(rng, p, s) for _ in range(6)]
-    ).astype(dtype)
+    blocks = np.stack([numbers(rng, p, p) * 0.4 ** np.arange(p) @ numbers(rng, p, s) for _ in range(6)]).astype(dtype)
     lower, order, ranks, left = run_pivoted_rows(blocks, tail, p)
     for block, factor, pivots, rank, rest in zip(blocks, lower, order, ranks, left, strict=True):
         _, r, columns = scipy.linalg.qr(adjoint(block), mode="economic", pivoting=True)
@@ -190,9 +182,7 @@ def test_pivoted_rows_against_pivoted_qr(rng, dtype, tail):
         assert rank == int((remainder > tail).sum()), "the rank differs from that of scipy's pivoted QR"
         assert np.array_equal(pivots[:rank], columns[:rank])
         assert abs(rest - remainder[rank]) <= 1e-3 * tail
-        assert near(
-            factor @ adjoint(factor), block @ adjoint(block), dtype, 1e3 + tail**2 / np.finfo(dtype).eps
-        )
+        assert near(factor @ adjoint(factor), block @ adjoint(block), dtype, 1e3 + tail**2 / np.finfo(dtype).eps)
         assert sorted(pivots) == list(range(p))
 
 
@@ -208,9 +198,7 @@ def test_pivoted_rows_stop_at_the_limit_and_at_rounding(rng):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_interpolation_solves_for_the_other_rows(rng, dtype):
-    blocks = np.stack(
-        [numbers(rng, 10, k, dtype=dtype) @ numbers(rng, k, 12, dtype=dtype) for k in (1, 4, 2)]
-    )
+    blocks = np.stack([numbers(rng, 10, k, dtype=dtype) @ numbers(rng, k, 12, dtype=dtype) for k in (1, 4, 2)])
     lower, order, ranks, _left = run_pivoted_rows(blocks, 1e-3, 10)
     assert list(ranks) == [1, 4, 2]
     rest = np.empty((3, 6, 4), dtype)

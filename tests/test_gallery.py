@@ -8,9 +8,7 @@ from structmat import gallery
 
 LINES = {
     "problem_k": lambda n: [[1 / (abs(i - j) / n + 1 / n) for j in range(n)] for i in range(n)],
-    "problem_l": lambda n: [
-        [np.log(abs(i - j) / n if i != j else 1 / n) for j in range(n)] for i in range(n)
-    ],
+    "problem_l": lambda n: [[np.log(abs(i - j) / n if i != j else 1 / n) for j in range(n)] for i in range(n)],
 }
 
 

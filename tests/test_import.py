@@ -12,9 +12,7 @@ HEAVY = ("matplotlib", "numba", "rich", "scipy.sparse", "torch", "typer")
 
 def modules_after(statement):
     code = f"{statement}\nimport sys\nprint(*(m for m in {HEAVY} if m in sys.modules))"
-    return subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    ).stdout.split()
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
 
 
 def test_importing_the_package_imports_nothing_heavy():

@@ -90,9 +90,7 @@ def test_round_trip_of_rank_zero(tmp_path):
 def test_points_permutations_and_solutions_survive(tmp_path, rng):
     points = rng.random((150, 1))
     for symmetric in (False, True):
-        a = sm.HSSMatrix.from_kernel(
-            lambda x, y: 1 / (1 + abs(x - y.T)), points, leaf_size=16, symmetric=symmetric
-        )
+        a = sm.HSSMatrix.from_kernel(lambda x, y: 1 / (1 + abs(x - y.T)), points, leaf_size=16, symmetric=symmetric)
         for shown in (a, a.T):  # their bases are interpolative
             assert_same(shown, round_trip(shown, tmp_path / "a.npz"))
     a = a.add_diagonal(1.0)
@@ -124,9 +122,7 @@ def test_details_of_certificates_survive(tmp_path):
     a.certificate = replace(a.certificate, estimate=0.1 + 0.2, details=details)
     assert round_trip(a, tmp_path / "a.npz").certificate == a.certificate
     a.certificate = replace(a.certificate, details={"array": np.arange(3)})
-    np.testing.assert_array_equal(
-        round_trip(a, tmp_path / "a.npz").certificate.details["array"], np.arange(3)
-    )
+    np.testing.assert_array_equal(round_trip(a, tmp_path / "a.npz").certificate.details["array"], np.arange(3))
     a.certificate = replace(a.certificate, details={"bad": object()})
     with pytest.raises(TypeError, match="a certificate with a object among its details cannot be saved"):
         a.save(tmp_path / "a.npz")
@@ -344,13 +340,9 @@ def test_files_of_others(tmp_path):
         pass
     scipy.sparse.save_npz(tmp_path / "sparse.npz", scipy.sparse.eye_array(3).tocsr())
     for name in ("dense.npy", "notes.txt"):
-        with pytest.raises(
-            sm.FileFormatError, match=f"{name} is not a file of structmat: it is no zip archive"
-        ):
+        with pytest.raises(sm.FileFormatError, match=f"{name} is not a file of structmat: it is no zip archive"):
             sm.load(tmp_path / name)
-    with pytest.raises(
-        sm.FileFormatError, match=r"an archive of something else: .*it holds _is_array.npy, data.npy"
-    ):
+    with pytest.raises(sm.FileFormatError, match=r"an archive of something else: .*it holds _is_array.npy, data.npy"):
         sm.load(tmp_path / "sparse.npz")
     with pytest.raises(sm.FileFormatError, match="it holds nothing"):
         sm.load(tmp_path / "empty.zip")

@@ -26,9 +26,7 @@ CASES = [  # (kernel, the same as a function of the distance r > 0, value at r =
     (kf.InverseMultiquadric(shape=2.0), lambda r: 1 / math.sqrt(1 + 4 * r * r), 1.0),
     (kf.Cauchy(shift=0.1), lambda r: 1 / (r + 0.1), 10.0),
 ]
-KERNELS = pytest.mark.parametrize(
-    ("kernel", "function", "at_zero"), CASES, ids=[repr(case[0]) for case in CASES]
-)
+KERNELS = pytest.mark.parametrize(("kernel", "function", "at_zero"), CASES, ids=[repr(case[0]) for case in CASES])
 
 
 def by_loops(function, at_zero, x, y):
@@ -131,11 +129,7 @@ def test_a_new_kernel_must_say_what_it_is():
 @pytest.mark.parametrize("points_shape", [(700,), (700, 1), (700, 2)])
 def test_a_matrix_from_a_batched_kernel(points_shape, rng):
     angle = np.sort(rng.random(700)) * 2 * np.pi
-    points = (
-        angle.reshape(points_shape)
-        if points_shape != (700, 2)
-        else np.stack([np.cos(angle), np.sin(angle)], 1)
-    )
+    points = angle.reshape(points_shape) if points_shape != (700, 2) else np.stack([np.cos(angle), np.sin(angle)], 1)
     kernel = kf.Matern(nu=1.5, length=0.5)
     A = sm.HSSMatrix.from_kernel(kernel, points, rtol=1e-7, symmetric=True)
     exact = kernel(points, points)

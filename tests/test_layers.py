@@ -69,10 +69,7 @@ def test_imports_point_downwards(file):
 
 def test_structmat_never_imports_structmat_nn():
     importers = [
-        file
-        for file in FILES
-        for name in imports(file, ("structmat",), True)
-        if name.startswith("structmat_nn")
+        file for file in FILES for name in imports(file, ("structmat",), True) if name.startswith("structmat_nn")
     ]
     assert importers == []
 

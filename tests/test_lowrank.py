@@ -84,9 +84,7 @@ def test_max_rank_cuts_and_says_what_it_costs(rng, method):
 
 
 def test_max_rank_of_an_interpolation(rng):
-    rest, _order, ranks = row_interpolation(
-        batch(rng, np.float64, 20, 20, decay=0.5), np.full(4, 1e-12), max_rank=4
-    )
+    rest, _order, ranks = row_interpolation(batch(rng, np.float64, 20, 20, decay=0.5), np.full(4, 1e-12), max_rank=4)
     assert (ranks == 4).all()
     assert rest.shape == (4, 16, 4)
 

@@ -133,9 +133,7 @@ def test_depth_in_place_of_leaf_size():
 )
 def test_leaf_blocks_there_and_back(xp, rng, n, leaf_size, permuted):
     tree = (
-        sm.ClusterTree.from_points(rng.random((n, 2)), leaf_size)
-        if permuted
-        else sm.ClusterTree.balanced(n, leaf_size)
+        sm.ClusterTree.from_points(rng.random((n, 2)), leaf_size) if permuted else sm.ClusterTree.balanced(n, leaf_size)
     )
     x = rng.standard_normal((n, 3))
     blocks = tree.to_leaves(xp.asarray(x))

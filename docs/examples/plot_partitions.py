@@ -58,9 +58,7 @@ def numerical_rank(block):
 # Light blocks have the rank that is written in them. Dark blocks are dense.
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 5.4), layout="constrained")
-for ax, admissible, title in zip(
-    axes, (siblings, distant), ("weak: HODLR and HSS", "strong: H and H2"), strict=True
-):
+for ax, admissible, title in zip(axes, (siblings, distant), ("weak: HODLR and HSS", "strong: H and H2"), strict=True):
     for level, row, column, is_low_rank in partition(admissible):
         size = n >> level
         rows, columns = slice(row * size, (row + 1) * size), slice(column * size, (column + 1) * size)

@@ -40,9 +40,7 @@ counts, errors = range(8, 21), []
 exact = green.dense()
 for count in counts:
     try:
-        recovered = sm.HSSMatrix.from_samples(
-            inputs[:, :count], outputs[:, :count], tree, rank=2, symmetric=True
-        )
+        recovered = sm.HSSMatrix.from_samples(inputs[:, :count], outputs[:, :count], tree, rank=2, symmetric=True)
     except sm.TooFewSamplesError as refusal:
         errors.append(np.nan)
         print(f"{count} samples: {refusal}")

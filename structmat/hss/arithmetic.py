@@ -165,9 +165,7 @@ def hadamard(a: Generators, b: Generators, *, allowed: float) -> Generators:
     if symmetric:
         cols, col_maps = rows, row_maps
     else:
-        cols, col_maps = _kronecker_basis(
-            a.col_basis, b.col_basis, _weights(a.adjoint()), _weights(b.adjoint()), tail
-        )
+        cols, col_maps = _kronecker_basis(a.col_basis, b.col_basis, _weights(a.adjoint()), _weights(b.adjoint()), tail)
     couplings = []
     for level in range(1, a.depth + 1):
         left, right = row_maps[level - 1], col_maps[level - 1]

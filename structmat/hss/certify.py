@@ -83,9 +83,7 @@ def _stratified(a: HSSMatrix, source: EntrySource, rng: np.random.Generator) -> 
         row, row_weight = _draw(a.row_tree, level, node, np.tile(np.arange(each), blocks), each, rng)
         stretch = np.arange(ENTRIES_PER_ROW)
         sibling = np.repeat(node ^ 1, ENTRIES_PER_ROW)
-        col, col_weight = _draw(
-            a.col_tree, level, sibling, np.tile(stretch, len(node)), ENTRIES_PER_ROW, rng
-        )
+        col, col_weight = _draw(a.col_tree, level, sibling, np.tile(stretch, len(node)), ENTRIES_PER_ROW, rng)
         i = np.broadcast_to(a.row_tree.perm[row][:, None], (len(node), ENTRIES_PER_ROW))
         j = a.col_tree.perm[col].reshape(i.shape)
         error = np.abs(source.pairs(i, j) - entry_values(a, i.ravel(), j.ravel()).reshape(i.shape)) ** 2

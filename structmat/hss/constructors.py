@@ -73,9 +73,7 @@ class HSSConstructors:
         size = float(np.linalg.norm(array))
         allowed = max(tolerance * size, atol)
         # a cheap pivoted compression to half of the error, then optimal truncation with the other half
-        g, error = dense.compress(
-            array, row_tree, col_tree, tail=0.7 * allowed, max_rank=None, symmetric=symmetric
-        )
+        g, error = dense.compress(array, row_tree, col_tree, tail=0.7 * allowed, max_rank=None, symmetric=symmetric)
         from .truncate import truncate
 
         cut, more, _ = truncate(g, rtol=0.0, atol=0.7 * allowed, max_rank=cap)
@@ -339,7 +337,9 @@ def low_rank(u: Any, v: Any, tree: TreeLike, *, symmetric: bool) -> HSSMatrix:
     left = _check.matrix(u, "u") if np.size(u) else np.asarray(u, dtype=np.float64)
     right = left if v is u or v is None else _check.matrix(v, "v") if np.size(v) else np.asarray(v, np.float64)
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
-        raise ShapeError(f"u (m, r) and v (n, r) must have the same r, but their shapes are {left.shape} and {right.shape}")
+        raise ShapeError(
+            f"u (m, r) and v (n, r) must have the same r, but their shapes are {left.shape} and {right.shape}"
+        )
     if symmetric and right is not left and not np.array_equal(left, right):
         raise SymmetryError("symmetric=True stands for U U^H, but v differs from u")
     row_tree, col_tree = as_tree_pair(tree, (left.shape[0], right.shape[0]))
@@ -422,9 +422,7 @@ def _from_source(
         )  # fmt: skip
         candidate = _unchecked(parts.generators, row_tree, col_tree)
         asked = max(tolerance, atol / parts.norm if parts.norm > 0 else 0.0)
-        candidate.certificate = by_entries(
-            candidate, source, asked=asked, norm=parts.norm, rng=_check.generator(rng)
-        )
+        candidate.certificate = by_entries(candidate, source, asked=asked, norm=parts.norm, rng=_check.generator(rng))
         if best is None or candidate.certificate.upper_bound < best.certificate.upper_bound:
             best = candidate
         c = best.certificate

@@ -36,7 +36,12 @@ class _Recorder:
     """Draws Gaussian probes, keeps the products, and gives them out as leaf blocks."""
 
     def __init__(
-        self, source: OperatorSource, row_tree: ClusterTree, col_tree: ClusterTree, rng: np.random.Generator, symmetric: bool
+        self,
+        source: OperatorSource,
+        row_tree: ClusterTree,
+        col_tree: ClusterTree,
+        rng: np.random.Generator,
+        symmetric: bool,
     ) -> None:
         self.source, self.rng, self.symmetric = source, rng, symmetric
         self.row_tree, self.col_tree = row_tree, col_tree
@@ -248,7 +253,9 @@ def from_samples(
             f"{report['leaf_size']}: at least {report['needed']} are needed, {report['missing']} more; or a tree with "
             f"smaller leaves (leaf_size <= {report['given'] - rank - 1})"
         )
-    blocks = [np.ascontiguousarray(t.to_leaves(a.astype(dtype, copy=False))) for t, a in zip(trees, pairs, strict=False)]
+    blocks = [
+        np.ascontiguousarray(t.to_leaves(a.astype(dtype, copy=False))) for t, a in zip(trees, pairs, strict=False)
+    ]
     for k in range(0, len(blocks), 2):
         blocks[k] = with_full_rows(blocks[k], trees[k].leaf_positions < trees[k].n)
     samples = Samples(*blocks) if len(blocks) == 4 else Samples(blocks[0], blocks[1], blocks[0], blocks[1])

@@ -105,9 +105,7 @@ def _leaves(tree: ClusterTree) -> IntArray:
 def _parting_levels(entries: _Entries, row_tree: ClusterTree, col_tree: ClusterTree) -> IntArray:
     """For each nonzero the level on which its row and column are in siblings; depth + 1 in a leaf."""
     apart = _leaves(row_tree)[entries.rows] ^ _leaves(col_tree)[entries.cols]
-    return (
-        row_tree.depth + 1 - np.frexp(apart.astype(np.float64))[1].astype(np.int64)
-    )  # frexp: the bit length
+    return row_tree.depth + 1 - np.frexp(apart.astype(np.float64))[1].astype(np.int64)  # frexp: the bit length
 
 
 def build(s: Any, row_tree: ClusterTree, col_tree: ClusterTree, *, symmetric: bool) -> Generators:
@@ -128,9 +126,7 @@ def unit_numbers(s: Any, row_tree: ClusterTree, col_tree: ClusterTree) -> int:
     return _Side(row_tree, entries.rows, levels).numbers() + _Side(col_tree, entries.cols, levels).numbers()
 
 
-def _unit_generators(
-    entries: _Entries, row_tree: ClusterTree, col_tree: ClusterTree, symmetric: bool
-) -> Generators:
+def _unit_generators(entries: _Entries, row_tree: ClusterTree, col_tree: ClusterTree, symmetric: bool) -> Generators:
     depth, dtype = row_tree.depth, entries.values.dtype
     levels = _parting_levels(entries, row_tree, col_tree)
     rows = _Side(row_tree, entries.rows, levels)
@@ -152,9 +148,7 @@ def _unit_generators(
         inside.values
     )
     row_basis = rows.basis(dtype)
-    return Generators(
-        diagonal, row_basis, row_basis if symmetric else cols.basis(dtype), tuple(couplings), symmetric
-    )
+    return Generators(diagonal, row_basis, row_basis if symmetric else cols.basis(dtype), tuple(couplings), symmetric)
 
 
 # ------------------------------------------------------------------------------------ long lines
@@ -190,9 +184,7 @@ def _cost(
     levels = _parting_levels(kept, row_tree, col_tree)
     sides = (_Side(row_tree, kept.rows, levels), _Side(col_tree, kept.cols, levels))
     added = len(long_rows) + len(long_cols)
-    if added == 0 and all(
-        side.width(level) <= WIDE for side in sides for level in range(1, row_tree.depth + 1)
-    ):
+    if added == 0 and all(side.width(level) <= WIDE for side in sides for level in range(1, row_tree.depth + 1)):
         return 0
     lines = added * sum(side.tree.n + 4 * side.tree.leaf_count * added for side in sides)
     return sum(side.numbers() for side in sides) + lines

@@ -85,5 +85,3 @@ def pairs(a: Array) -> Array:
 def halves(a: Array) -> Array:
     """The inverse of `pairs`: the upper and lower half of each block, (2**(l-1), 2 p, q) to (2**l, p, q)."""
     return a.reshape(2 * len(a), a.shape[1] // 2, a.shape[2])
-
-

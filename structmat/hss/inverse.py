@@ -95,9 +95,7 @@ def _inverse_generators(
     ranks_row = [np.full(len(a), a.shape[2], dtype=np.int64) for a in row_arrays]
     col_arrays = [adjoint(f) for f in functionals]
     ranks_col = [np.full(len(a), a.shape[2], dtype=np.int64) for a in col_arrays]
-    return Generators(
-        diagonal, _basis(row_arrays, ranks_row), _basis(col_arrays, ranks_col), tuple(couplings[::-1])
-    )
+    return Generators(diagonal, _basis(row_arrays, ranks_row), _basis(col_arrays, ranks_col), tuple(couplings[::-1]))
 
 
 def _basis(arrays: list[NumpyArray], ranks: list[IntArray]) -> NestedBasis:

@@ -213,9 +213,7 @@ def _factor(g: Generators, col_tree: ClusterTree) -> tuple[list[_Level], tuple[N
         b = g.couplings[number - 1]
         incoming = matmul(swap_siblings(b), adjoint(r_v))
         transfer = halves(g.row_basis[number - 1]) if number > 1 else None
-        levels.append(
-            _Level(rotation, q, r[:, :e, :e], r[:, :e, e : e + ku], r[:, :e, e + ku :], incoming, transfer)
-        )
+        levels.append(_Level(rotation, q, r[:, :e, :e], r[:, :e, e : e + ku], r[:, :e, e + ku :], incoming, transfer))
         u, d = r[:, e:, e : e + ku], r[:, e:, e + ku :]
         d = _merge(d, matmul(u, swap_siblings(incoming)))
         if number > 1:
@@ -232,15 +230,11 @@ def _with_padded_unknowns(diagonal: NumpyArray, col_tree: ClusterTree) -> NumpyA
     out = _with_rows(diagonal, diagonal.shape[1] + 1)
     short = np.flatnonzero(col_tree.sizes(col_tree.depth) < col_tree.leaf_size)
     size = np.abs(diagonal[short]).max(axis=(1, 2))
-    out[short, -1, -1] = np.where(
-        size > 0, size, 1
-    )  # of the size of the block, so that it decides nothing about rank
+    out[short, -1, -1] = np.where(size > 0, size, 1)  # of the size of the block, so that it decides nothing about rank
     return out
 
 
-def _tall_qr(
-    own: NumpyArray, outside: NumpyArray, coupled: NumpyArray, number: int
-) -> tuple[NumpyArray, NumpyArray]:
+def _tall_qr(own: NumpyArray, outside: NumpyArray, coupled: NumpyArray, number: int) -> tuple[NumpyArray, NumpyArray]:
     """Thin QR of the blocks [own, outside, coupled] of a level; the columns of `own` must be independent."""
     local = own.shape[2]
     q, r = dense.qr(_with_rows(np.concatenate([own, outside, coupled], axis=2), local))

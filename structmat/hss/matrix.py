@@ -147,16 +147,12 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
         view._storage = self._storage
         view._adjointly = self._adjointly != adjointly
         view._conjugated = self._conjugated != conjugated
-        view.row_tree, view.col_tree = (
-            (self.col_tree, self.row_tree) if adjointly else (self.row_tree, self.col_tree)
-        )
+        view.row_tree, view.col_tree = (self.col_tree, self.row_tree) if adjointly else (self.row_tree, self.col_tree)
         view.certificate = self.certificate
         return view
 
     def _product(self, x: Array, *, adjointly: bool, conjugated: bool) -> Array:
-        return self._storage.apply(
-            x, adjointly=self._adjointly != adjointly, conjugated=self._conjugated != conjugated
-        )
+        return self._storage.apply(x, adjointly=self._adjointly != adjointly, conjugated=self._conjugated != conjugated)
 
     def _with_arrays(self, function: Any) -> HSSMatrix:
         return HSSMatrix(self.generators.map(function), self.row_tree, self.col_tree, self.certificate)
@@ -170,7 +166,9 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
         if target == self.dtype:
             return self
         if self.dtype.kind == "c" and target.kind != "c":
-            raise TypeError(f"cannot turn a matrix of dtype {self.dtype} into {target} without losing its imaginary part")
+            raise TypeError(
+                f"cannot turn a matrix of dtype {self.dtype} into {target} without losing its imaginary part"
+            )
         result = self._with_arrays(lambda a: a.astype(target))
         eps = float(np.finfo(target).eps)
         c = self.certificate
@@ -256,7 +254,9 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
     def multiply(self, other: HSSMatrix, *, rtol: float | None = None) -> HSSMatrix:
         """The matrix product A @ B, recompressed to `rtol`. Cost O(n k^2)."""
         if self.shape[1] != other.shape[0]:
-            raise ShapeError(f"A has {self.shape[1]} columns, but B has {other.shape[0]} rows ({self.shape} @ {other.shape})")
+            raise ShapeError(
+                f"A has {self.shape[1]} columns, but B has {other.shape[0]} rows ({self.shape} @ {other.shape})"
+            )
         require_equal_trees(self.col_tree, other.row_tree, "the columns of A and the rows of B")
         exact = arithmetic.multiply(self.generators, other.generators)
         return self._result(exact, self._tolerance(rtol, other), trees=(self.row_tree, other.col_tree))
@@ -314,7 +314,9 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
             raise TreeMismatchError("add_diagonal needs one tree for rows and columns, but this matrix has two")
         if self.symmetric and values.dtype.kind == "c":
             if np.abs(values.imag).max(initial=0.0) > 0:
-                raise SymmetryError("a Hermitian matrix has a real diagonal, but d is complex; build with symmetric=False")
+                raise SymmetryError(
+                    "a Hermitian matrix has a real diagonal, but d is complex; build with symmetric=False"
+                )
             values = values.real
         g = self.generators
         diagonal = g.diagonal.astype(np.result_type(g.diagonal, values if np.ndim(d) else g.diagonal))
@@ -351,9 +353,7 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
         """
         from .special import is_hermitian
 
-        update = HSSMatrix.from_sparse(
-            s, (self.row_tree, self.col_tree), symmetric=self.symmetric and is_hermitian(s)
-        )
+        update = HSSMatrix.from_sparse(s, (self.row_tree, self.col_tree), symmetric=self.symmetric and is_hermitian(s))
         return self.add(update, rtol=self._tolerance(rtol))
 
     # ----------------------------------------------------------------------- entries and norms

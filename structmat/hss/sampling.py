@@ -44,9 +44,7 @@ class SamplingRule:
         return SamplingRule(2 * self.per_node, 2 * self.nearest, ends=True)
 
 
-def far_samples(
-    tree: ClusterTree, other: ClusterTree, level: int, rule: SamplingRule
-) -> tuple[IntArray, NumpyArray]:
+def far_samples(tree: ClusterTree, other: ClusterTree, level: int, rule: SamplingRule) -> tuple[IntArray, NumpyArray]:
     """Samples of `other` outside node t, for each node t of a level of `tree`.
 
     Returns

@@ -67,9 +67,7 @@ class Level:
     identified: float  # smallest pivot of the samples' factorisations, relative to the largest
 
 
-def process_level(
-    samples: Samples, level: int, tail: float, *, max_rank: int | None, strict: bool
-) -> Level:
+def process_level(samples: Samples, level: int, tail: float, *, max_rank: int | None, strict: bool) -> Level:
     """Bases and blocks of one level below the root.
 
     Parameters
@@ -110,7 +108,9 @@ def _side(
         o, left = np.array(omega[part], order="C"), np.array(y[part], order="C")
         weakest = np.empty(len(o))
         parallel_ranges(
-            lambda i, j, o=o, left=left, w=weakest: cpu_sketch.nullify(o, left, w, i, j), len(o), serial=o.size < 1 << 14
+            lambda i, j, o=o, left=left, w=weakest: cpu_sketch.nullify(o, left, w, i, j),
+            len(o),
+            serial=o.size < 1 << 14,
         )
         if b:  # no inputs of the node's own: nothing that could be badly determined
             weak = min(weak, float(weakest.min()))
@@ -169,7 +169,9 @@ def root_block(samples: Samples) -> tuple[NumpyArray, float]:
     if s < b:
         raise Starved(0, b + OVERSAMPLING, 0, b)
     parts, weak = [], np.inf
-    sides = [(samples.y, samples.omega)] if samples.symmetric else [(samples.y, samples.omega), (samples.z, samples.psi)]
+    sides = (
+        [(samples.y, samples.omega)] if samples.symmetric else [(samples.y, samples.omega), (samples.z, samples.psi)]
+    )
     for y, omega in sides:
         o, left = np.array(omega, order="C"), np.array(y, order="C")
         weakest = np.full(1, np.inf)
@@ -201,5 +203,7 @@ def assemble(levels: list[Level], root: NumpyArray, *, symmetric: bool) -> Gener
     if symmetric:
         whole = 0.5 * (whole + adjoint(whole))
     rows = NestedBasis(tuple(a.u for a in levels[::-1]), tuple(a.row_ranks for a in levels[::-1]))
-    cols = rows if symmetric else NestedBasis(tuple(a.v for a in levels[::-1]), tuple(a.col_ranks for a in levels[::-1]))
+    cols = (
+        rows if symmetric else NestedBasis(tuple(a.v for a in levels[::-1]), tuple(a.col_ranks for a in levels[::-1]))
+    )
     return Generators(whole, rows, cols, tuple(couplings), symmetric)

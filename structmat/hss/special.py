@@ -136,9 +136,7 @@ class SpecialConstructors:
         operator = ToeplitzOperator(column, row)
         if tree is None and len(column) != len(row):
             tree = diagonal_trees(*operator.shape, _depth_for(operator.shape, leaf_size))
-        return HSSMatrix.from_operator(
-            operator, tree, rtol=rtol, symmetric=symmetric, leaf_size=leaf_size, rng=rng
-        )
+        return HSSMatrix.from_operator(operator, tree, rtol=rtol, symmetric=symmetric, leaf_size=leaf_size, rng=rng)
 
     @classmethod
     def from_cauchy_like(
@@ -270,14 +268,11 @@ def _nonempty(values: NumpyArray, name: str) -> NumpyArray:
 
 def _require_hermitian_toeplitz(column: NumpyArray, row: NumpyArray) -> None:
     if len(column) != len(row):
-        raise SymmetryError(
-            f"symmetric=True needs a square matrix, but c has length {len(column)} and r {len(row)}"
-        )
+        raise SymmetryError(f"symmetric=True needs a square matrix, but c has length {len(column)} and r {len(row)}")
     gap = np.abs(np.append(row[1:] - column[1:].conj(), column[0].imag))
     if gap.max() > 100 * np.finfo(column.dtype).eps * np.abs(column).max():
         raise SymmetryError(
-            f"symmetric=True, but r differs from conj(c) by {gap.max():.2e} (c[0] must be real); leave "
-            "symmetric out"
+            f"symmetric=True, but r differs from conj(c) by {gap.max():.2e} (c[0] must be real); leave symmetric out"
         )
 
 
@@ -296,7 +291,5 @@ def _cauchy_generators(g: Any, h: Any, rows: int, cols: int) -> tuple[NumpyArray
         out.append(array)
     ranks = [1 if a is None else a.shape[1] for a in out]
     if ranks[0] != ranks[1]:
-        raise ShapeError(
-            f"g (m, r) and h (n, r) must have the same r, but they have {ranks[0]} and {ranks[1]} columns"
-        )
+        raise ShapeError(f"g (m, r) and h (n, r) must have the same r, but they have {ranks[0]} and {ranks[1]} columns")
     return out[0], out[1]

@@ -54,9 +54,7 @@ class ToeplitzOperator:
         back: Any = scipy.fft.ifft if self.dtype.kind == "c" else scipy.fft.irfft
         out = np.empty((rows, x.shape[1]), dtype=np.result_type(x, self.dtype))
         for first in range(0, x.shape[1], COLUMNS):
-            part = np.ascontiguousarray(
-                x[:, first : first + COLUMNS].T
-            )  # a vector a row: transforms read it in order
+            part = np.ascontiguousarray(x[:, first : first + COLUMNS].T)  # a vector a row: transforms read it in order
             spectrum = self._spectrum(part)
             spectrum *= symbol
             out[:, first : first + COLUMNS] = back(spectrum, self.length, workers=thread_count())[:, :rows].T

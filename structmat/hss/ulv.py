@@ -159,9 +159,7 @@ class HSSFactorization(Factorization):
                 seen += matmul(level.transfer, np.repeat(inherited, 2, axis=0))
             gone = block[:, :e] - matmul(adjoint(level.front), kept) + matmul(adjoint(level.gone_basis), seen)
             block = np.concatenate([kept, gone], axis=1)
-            _by_node(
-                kernels.ulv_adjoint_backward, len(block), block.nbytes, level.q, level.q_tau, level.lower, block
-            )
+            _by_node(kernels.ulv_adjoint_backward, len(block), block.nbytes, level.q, level.q_tau, level.lower, block)
             inherited, x = seen, block
         return x
 

@@ -78,9 +78,7 @@ def truncation_keeps_its_certificate(case: Case) -> None:
         assert cut.max_rank <= before, "a larger tolerance gave a larger rank"
         before = cut.max_rank
     # the tolerance is shared by the nodes: this much for each of them leaves nothing
-    assert case.matrix.truncate(rtol=0.0, atol=4.0 * max(case.dense.shape) * case.norm).max_rank == 0, (
-        "atol is ignored"
-    )
+    assert case.matrix.truncate(rtol=0.0, atol=4.0 * max(case.dense.shape) * case.norm).max_rank == 0, "atol is ignored"
     with raises(ValueError, "rtol must be a finite number >= 0"):
         case.matrix.truncate(rtol=-1.0)
     with raises(ValueError, "max_rank must be at least 0"):
@@ -155,9 +153,7 @@ def conversion_of_type(case: Case) -> None:
         converted = case.matrix.astype(dtype)
         assert converted.dtype == dtype
         twin = case.dense.astype(dtype)
-        Case(converted, twin, max(case.rtol, case.eps)).close(
-            converted.to_dense(), twin, what=f"A as {dtype.__name__}"
-        )
+        Case(converted, twin, max(case.rtol, case.eps)).close(converted.to_dense(), twin, what=f"A as {dtype.__name__}")
     with raises(TypeError, "not supported"):
         case.matrix.astype(np.float16)
 

@@ -98,8 +98,6 @@ def both_norms(case: Case) -> None:
     case.close(case.matrix.T.norm("fro"), case.norm, what="norm of A.T")
     largest = float(np.linalg.norm(case.dense, 2))
     got = case.matrix.norm(2)
-    assert abs(got - largest) <= 1e-4 * largest + case.relative * case.norm, (
-        f"norm(2) is {got}, expected {largest}"
-    )
+    assert abs(got - largest) <= 1e-4 * largest + case.relative * case.norm, f"norm(2) is {got}, expected {largest}"
     with raises(ValueError, 'ord must be "fro" or 2'):
         case.matrix.norm(1)

@@ -82,21 +82,13 @@ def product_with_other_types(case: Case) -> None:
             x = case.random(*shape, dtype=dtype)
             y = case.matrix @ x
             expected = np.result_type(case.dense.dtype, dtype)
-            assert y.dtype == expected, (
-                f"A of {case.dense.dtype} @ x of {x.dtype} is {y.dtype}, expected {expected}"
-            )
+            assert y.dtype == expected, f"A of {case.dense.dtype} @ x of {x.dtype} is {y.dtype}, expected {expected}"
             case.close(y, case.dense @ x, 2.0 * case.norm, what=f"A @ x of type {x.dtype}")
     whole = np.arange(n) % 5 - 2
-    case.close(
-        case.matrix @ whole, case.dense @ whole, case.norm * np.linalg.norm(whole), what="A @ integers"
-    )
-    case.close(
-        case.matrix @ list(whole), case.dense @ whole, case.norm * np.linalg.norm(whole), what="A @ list"
-    )
+    case.close(case.matrix @ whole, case.dense @ whole, case.norm * np.linalg.norm(whole), what="A @ integers")
+    case.close(case.matrix @ list(whole), case.dense @ whole, case.norm * np.linalg.norm(whole), what="A @ list")
     ends = np.arange(m) % 3 - 1
-    case.close(
-        ends.tolist() @ case.matrix, ends @ case.dense, case.norm * np.linalg.norm(ends), what="list @ A"
-    )
+    case.close(ends.tolist() @ case.matrix, ends @ case.dense, case.norm * np.linalg.norm(ends), what="list @ A")
 
 
 @check()

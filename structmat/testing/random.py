@@ -97,9 +97,7 @@ def _random_basis(
         columns = np.arange(int(here.max(initial=0))) < here[:, None]
         shape = (2**level, used.shape[1], columns.shape[1])
         scale = 1.0 / np.sqrt(np.maximum(available, 1))[:, None, None]  # columns of norm about one
-        arrays.append(
-            (_numbers(rng, shape, dtype) * scale * (used[:, :, None] & columns[:, None, :])).astype(dtype)
-        )
+        arrays.append((_numbers(rng, shape, dtype) * scale * (used[:, :, None] & columns[:, None, :])).astype(dtype))
         ranks.append(here.astype(np.int64))
         available = here.reshape(-1, 2).sum(axis=1)
         used = columns.reshape(len(available), -1)

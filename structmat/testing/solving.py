@@ -38,9 +38,7 @@ def solve_with_vectors_and_blocks(case: Case) -> None:
     for b in (case.random(n), case.random(n, 1), case.random(n, 5), case.random(n, 2, dtype=np.complex128)):
         kept = b.copy()
         _backward_close(case, case.dense, factored.solve(b), b, f"solve, b {b.shape}")
-        _backward_close(
-            case, case.dense.conj().T, factored.solve_adjoint(b), b, f"solve_adjoint, b {b.shape}"
-        )
+        _backward_close(case, case.dense.conj().T, factored.solve_adjoint(b), b, f"solve_adjoint, b {b.shape}")
         assert np.array_equal(b, kept), "solve has changed b"
     assert factored.solve(np.zeros((n, 0))).shape == (n, 0)
     assert not factored.solve(np.zeros(n)).any()
@@ -71,9 +69,7 @@ def solve_in_one_call(case: Case) -> None:
         _backward_close(case, case.dense, case.matrix.solve(b), b, "A.solve")
         _backward_close(case, case.dense, case.matrix.solve(b, refine=True), b, "A.solve, refined")
         factored = case.matrix.factorize()
-        _backward_close(
-            case, case.dense, case.matrix.solve(b, factorization=factored), b, "A.solve with factors"
-        )
+        _backward_close(case, case.dense, case.matrix.solve(b, factorization=factored), b, "A.solve with factors")
         x = case.matrix.solve(b, operator=case.dense, rtol=10 * case.eps)
     if case.relative * case.norm <= 1e-2 * _smallest(case):
         residual = float(np.linalg.norm(case.dense @ x - b))

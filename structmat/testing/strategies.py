@@ -69,12 +69,8 @@ def hss_matrices(draw: st.DrawFn, largest: int = 120, *, dtype: Any = None, shif
     kind = draw(dtypes()) if dtype is None else np.dtype(dtype)
     tree = draw(trees(largest))
     rng = np.random.default_rng(draw(seeds()))
-    shape = draw(
-        st.sampled_from(["general", "symmetric"] if shift else ["general", "symmetric", "rectangular"])
-    )
+    shape = draw(st.sampled_from(["general", "symmetric"] if shift else ["general", "symmetric", "rectangular"]))
     columns = None
     if shape == "rectangular":
-        columns = ClusterTree.balanced(
-            draw(st.integers(2**tree.depth, 2**tree.depth + largest)), depth=tree.depth
-        )
+        columns = ClusterTree.balanced(draw(st.integers(2**tree.depth, 2**tree.depth + largest)), depth=tree.depth)
     return random_hss(rng, tree, draw(ranks()), kind, shape == "symmetric", col_tree=columns, shift=shift)

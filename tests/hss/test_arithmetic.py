@@ -34,9 +34,7 @@ def test_results_meet_their_tolerance(pair, rtol):
         (a.inverse(rtol=rtol), None),
     ):
         if exact is None:
-            assert (
-                np.linalg.norm(result.to_dense() @ k - np.eye(N)) <= rtol * np.linalg.norm(k) * result.norm()
-            )
+            assert np.linalg.norm(result.to_dense() @ k - np.eye(N)) <= rtol * np.linalg.norm(k) * result.norm()
             continue
         assert relative_error(result.to_dense(), exact) <= rtol
         assert result.certificate.met
@@ -116,9 +114,7 @@ def test_hadamard_of_views_and_mixed_types(rng):
 
 def test_mixed_types_in_sums_and_products(rng):
     tree = sm.ClusterTree.balanced(120, 16)
-    pairs = [
-        random_hss(rng, tree, 3, dtype) for dtype in (np.float32, np.float64, np.complex64, np.complex128)
-    ]
+    pairs = [random_hss(rng, tree, 3, dtype) for dtype in (np.float32, np.float64, np.complex64, np.complex128)]
     for a, dense_a in pairs:
         for b, dense_b in pairs:
             for result, exact in ((a + b, dense_a + dense_b), (a @ b, dense_a @ dense_b)):
@@ -186,9 +182,7 @@ def test_products_are_linear_and_adjoint(pair, seed):
 def test_sums_apply_as_sums(first, second, seed):
     (a, dense_a), (b, _) = first, second
     rng = np.random.default_rng(seed)
-    b, dense_b = random_hss(
-        rng, a.row_tree, 3, b.dtype, a.symmetric, col_tree=None if a.symmetric else a.col_tree
-    )
+    b, dense_b = random_hss(rng, a.row_tree, 3, b.dtype, a.symmetric, col_tree=None if a.symmetric else a.col_tree)
     x = rng.standard_normal((a.shape[1], 2))
     scale = (np.linalg.norm(dense_a) + np.linalg.norm(dense_b)) * np.linalg.norm(x)
     worst = max((a.dtype, b.dtype), key=lambda d: np.finfo(d).eps)

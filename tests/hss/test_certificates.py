@@ -53,9 +53,7 @@ def test_certificates(source):
 
 def test_certificates_of_dense_builds_are_bounds():
     _ratio, held, met, true = outcomes(
-        lambda dense, rtol, _seed: sm.HSSMatrix.from_dense(
-            dense, sm.ClusterTree.balanced(len(dense), 40), rtol=rtol
-        )
+        lambda dense, rtol, _seed: sm.HSSMatrix.from_dense(dense, sm.ClusterTree.balanced(len(dense), 40), rtol=rtol)
     )
     assert held.all()
     assert met.all()
@@ -73,9 +71,7 @@ def test_a_bad_block_is_not_missed():
     from structmat.sources import EntrySource
 
     source = EntrySource(lambda i, j: dense[np.ix_(i, j)], dense.shape)
-    c = by_entries(
-        matrix, source, asked=1e-8, norm=float(np.linalg.norm(dense)), rng=np.random.default_rng(1)
-    )
+    c = by_entries(matrix, source, asked=1e-8, norm=float(np.linalg.norm(dense)), rng=np.random.default_rng(1))
     truth = relative_error(matrix.to_dense(), dense)
     assert truth / 3 < c.estimate < 3 * truth
     assert not c.met
@@ -84,7 +80,6 @@ def test_a_bad_block_is_not_missed():
 def test_text():
     text = str(sm.Certificate(1e-8, 2e-9, 4e-9, 0.95, "10 probes", probes=10, products=54))
     assert text == (
-        "asked 1.0e-08, estimate 2.0e-09, at most 4.0e-09 (confidence 0.95): met "
-        "[10 probes; 10 probes, 54 products]"
+        "asked 1.0e-08, estimate 2.0e-09, at most 4.0e-09 (confidence 0.95): met [10 probes; 10 probes, 54 products]"
     )
     assert "(guaranteed): NOT MET [by hand]" in str(sm.Certificate(1e-8, 1e-6, 1e-6, 1.0, "by hand"))

@@ -41,9 +41,7 @@ class TestAccuracy:
     def test_entries(self, name, rtol, symmetric):
         dense = problem(name)
         tree = sm.ClusterTree.balanced(N)
-        matrix = sm.HSSMatrix.from_entries(
-            lambda i, j: dense[np.ix_(i, j)], tree, rtol=rtol, symmetric=symmetric
-        )
+        matrix = sm.HSSMatrix.from_entries(lambda i, j: dense[np.ix_(i, j)], tree, rtol=rtol, symmetric=symmetric)
         self.check(matrix, name, rtol, symmetric)
 
     def test_kernel(self, name, rtol, symmetric):

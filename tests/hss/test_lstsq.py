@@ -7,9 +7,7 @@ import structmat as sm
 from structmat.hss.lstsq import HSSLeastSquares
 
 # with small leaves and to rounding these matrices are no smaller than dense ones, which is beside the point
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::structmat.StructureWarning", "ignore::structmat.AccuracyWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore::structmat.StructureWarning", "ignore::structmat.AccuracyWarning")
 
 SHAPES = [
     (1, 1),

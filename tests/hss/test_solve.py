@@ -69,11 +69,7 @@ def test_signs_of_random_matrices(dtype):
     for seed in range(60):
         rng = np.random.default_rng(seed)
         n, leaf = int(rng.integers(1, 60)), int(rng.integers(1, 12))
-        tree = (
-            sm.ClusterTree.from_points(rng.random((n, 2)), leaf)
-            if seed % 2
-            else sm.ClusterTree.balanced(n, leaf)
-        )
+        tree = sm.ClusterTree.from_points(rng.random((n, 2)), leaf) if seed % 2 else sm.ClusterTree.balanced(n, leaf)
         a, dense = random_hss(rng, tree, 4, dtype, symmetric=seed % 3 == 0)
         sign, logarithm = a.slogdet()
         expected_sign, expected = np.linalg.slogdet(dense)

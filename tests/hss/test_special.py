@@ -78,9 +78,7 @@ def test_a_band_has_the_rank_of_its_corners(lower, upper, rng):
         offsets=list(range(-lower, upper + 1)),
     )
     A = sm.HSSMatrix.from_sparse(s, leaf_size=32)
-    assert (
-        A.max_rank == lower + upper
-    )  # an inner node has the lower corner to its left and the upper to its right
+    assert A.max_rank == lower + upper  # an inner node has the lower corner to its left and the upper to its right
     np.testing.assert_allclose(A.to_dense(), s.toarray(), atol=1e-12)
 
 
@@ -232,9 +230,7 @@ def test_the_row_defaults_to_the_conjugate_of_the_column():
 def test_toeplitz_takes_permuted_trees(rng):
     c = np.exp(-0.05 * np.arange(100))
     tree = sm.ClusterTree.from_points(np.arange(100)[::-1].astype(float), leaf_size=16)
-    np.testing.assert_allclose(
-        sm.HSSMatrix.from_toeplitz(c, tree=tree).to_dense(), scipy.linalg.toeplitz(c), atol=1e-6
-    )
+    np.testing.assert_allclose(sm.HSSMatrix.from_toeplitz(c, tree=tree).to_dense(), scipy.linalg.toeplitz(c), atol=1e-6)
 
 
 def test_bad_toeplitz_input_is_named(rng):
@@ -293,9 +289,7 @@ def test_generators_default_to_ones_and_may_be_vectors():
     plain = sm.HSSMatrix.from_cauchy_like(x, y, leaf_size=16).to_dense()
     np.testing.assert_allclose(plain, 1 / (x[:, None] - y), rtol=0, atol=1e-8 * np.linalg.norm(plain))
     scaled = sm.HSSMatrix.from_cauchy_like(x, y, x, y, leaf_size=16).to_dense()
-    np.testing.assert_allclose(
-        scaled, x[:, None] * y / (x[:, None] - y), rtol=0, atol=1e-8 * np.linalg.norm(plain)
-    )
+    np.testing.assert_allclose(scaled, x[:, None] * y / (x[:, None] - y), rtol=0, atol=1e-8 * np.linalg.norm(plain))
 
 
 def test_cauchy_like_in_single_precision_on_given_trees():
