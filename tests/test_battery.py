@@ -34,8 +34,8 @@ def test_the_battery_finds_a_wrong_matrix(rng):
     wrong[3, 30] += 1e-10
     with pytest.raises(AssertionError, match="product_with_a_vector") as caught:
         check_structured_matrix(matrix, wrong)
-    for name in ("adjoint_test", "file_round_trip", "device_round_trip", "no_trace_of_rectangles"):
-        assert name not in str(caught.value).replace("device_round_trip: Assertion", "")
+    for name in ("adjoint_test", "file_round_trip", "bad_indices"):
+        assert name not in str(caught.value), "a check blames the wrong thing"
 
 
 def test_the_battery_finds_a_missing_conjugate(rng):

@@ -143,9 +143,14 @@ def views_are_involutions(case: Case) -> None:
     """A.T.T, A.H.H and conj(conj(A)) are A; A.T.H is conj(A); shapes and types follow."""
     a, d = case.matrix, case.dense
     for name, view, twin in (
-        ("A.T.T", a.T.T, d), ("A.H.H", a.H.H, d), ("conj conj A", a.conj().conj(), d),
-        ("A.T.H", a.T.H, d.conj()), ("A.H.T", a.H.T, d.conj()), ("conj(A).H", a.conj().H, d.T), ("conj(A).T", a.conj().T, d.conj().T),
-    ):  # fmt: skip
+        ("A.T.T", a.T.T, d),
+        ("A.H.H", a.H.H, d),
+        ("conj conj A", a.conj().conj(), d),
+        ("A.T.H", a.T.H, d.conj()),
+        ("A.H.T", a.H.T, d.conj()),
+        ("conj(A).H", a.conj().H, d.T),
+        ("conj(A).T", a.conj().T, d.conj().T),
+    ):
         assert view.shape == twin.shape, name
         assert view.dtype == twin.dtype, name
         case.close(view.to_dense(), twin, what=name)
