@@ -9,15 +9,16 @@ Reference: W. Hackbusch, S. Boerm, "Data-sparse approximation by adaptive H2-mat
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 
-from ._backend import conj, is_numpy, like, numpy_dtype, parallel_ranges, parallel_tasks, thread_count, to_numpy
+from ._backend import conj, is_numpy, like, numpy_dtype, one_blas_thread, parallel_ranges, parallel_tasks, thread_count, to_numpy
 from ._typing import Array, IntArray, NumpyArray
 from .blocks import BlockBatch, NestedBasis
 from .engine import reference
-from .engine.dense import SERIAL_BYTES, matmul
+from .engine.dense import SERIAL_BYTES
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,11 @@ class NestedStorage:
             both = self.apply(np.concatenate([x.real, x.imag], axis=2), adjointly=adjointly)
             return both[:, :, : x.shape[2]] + 1j * both[:, :, x.shape[2] :]
         x = x.astype(np.result_type(x.dtype, dtype), copy=False)
-        if x.shape[2] == 1 and x.dtype == dtype:
-            return self._apply_vector(x, adjointly)
         if x.shape[2] == 0:
             return np.zeros((x.shape[0], self.near.data.shape[2 if adjointly else 1], 0), dtype=x.dtype)
-        return self._apply_block(x, adjointly)
+        if x.dtype != dtype:  # a matrix in single precision, vectors in double: their range and precision are kept
+            return self._apply_reference(x, adjointly)
+        return self._apply_compiled(x, adjointly)
 
     def _bases(self, adjointly: bool) -> tuple[NestedBasis, NestedBasis]:
         """Target and source basis."""
@@ -113,56 +114,49 @@ class NestedStorage:
         target, source = self._bases(adjointly)
         return reference.nested_apply(self.near, self.couplings, target, source, x, half=self.half, adjointly=adjointly)
 
-    def _apply_vector(self, x: NumpyArray, adjointly: bool) -> NumpyArray:
-        from .engine import cpu
+    def _apply_compiled(self, x: NumpyArray, adjointly: bool) -> NumpyArray:
+        """The compiled pass: memory-bound loops for one vector, BLAS for several."""
+        from .engine import cpu, cpu_block
 
+        single = x.shape[2] == 1
+        near_field = cpu.near_field if single else cpu_block.block_near
+        up_the_tree = cpu.nested_up if single else cpu_block.block_up
+        down_the_tree = cpu.nested_down if single else cpu_block.block_down
         packed = self.packed()
         target, source = (packed.col_table, packed.row_table) if adjointly else (packed.row_table, packed.col_table)
         which = 1 if adjointly else 0
         couplings, near = packed.coupling_lists[which], packed.near_lists[which]
-        buffer, depth, leaves = packed.buffer, self.depth, x.shape[0]
+        buffer, depth, (leaves, _, columns) = packed.buffer, self.depth, x.shape
         p, q = self.near.data.shape[1:] if not adjointly else self.near.data.shape[:0:-1]
-        y = np.empty((leaves, p, 1), dtype=buffer.dtype)
-        flat_x, flat_y = np.ascontiguousarray(x).reshape(-1), y.reshape(-1)
+        y = np.empty((leaves, p, columns), dtype=buffer.dtype)
+
+        def flat(a: NumpyArray, rows: int) -> NumpyArray:
+            return a.reshape(rows) if single else a.reshape(rows, columns)
+
+        flat_x, flat_y = flat(np.ascontiguousarray(x), leaves * q), flat(y, leaves * p)
         source_places, target_places = _places(source), _places(target)
-        up = np.empty(source_places[-1], dtype=buffer.dtype)
-        down = np.zeros(target_places[-1], dtype=buffer.dtype)
-        split = _split_level(depth, buffer.nbytes)
+        up = flat(np.empty((source_places[-1], columns), dtype=buffer.dtype), source_places[-1])
+        down = flat(np.zeros((target_places[-1], columns), dtype=buffer.dtype), target_places[-1])
+        split = _split_level(depth, buffer.nbytes * columns)
 
         def ascend(root: int) -> None:
             first, last = root << (depth - split), (root + 1) << (depth - split)
-            cpu.near_field(buffer, near.pointers, near.entries, adjointly, flat_x, flat_y, first, last, p, q)
-            cpu.nested_up(buffer, source, packed.orders, source_places, flat_x, up, root, split, max(split, 1), depth)
-
-        def descend(root: int, level: int, top: int, bottom: int) -> None:
-            cpu.nested_down(
-                buffer, target, packed.orders, source[:, 2], target_places, source_places, couplings.pointers, couplings.entries,
-                adjointly, up, down, flat_y, root, level, top, bottom,
+            near_field(buffer, near.pointers, near.entries, adjointly, flat_x, flat_y, first, last, p, q)
+            up_the_tree(
+                buffer, source, packed.orders, source_places, flat_x, up, root, split, max(split, 1), depth,
             )  # fmt: skip
 
-        _each_subtree(ascend, split)
-        cpu.nested_up(buffer, source, packed.orders, source_places, flat_x, up, 0, 0, 1, split - 1)
-        descend(0, 0, 1, split - 1)
-        _each_subtree(lambda root: descend(root, split, max(split, 1), depth), split)
-        return y
+        def descend(root: int, level: int, top: int, bottom: int) -> None:
+            down_the_tree(
+                buffer, target, packed.orders, source[:, 2], target_places, source_places,
+                couplings.pointers, couplings.entries, adjointly, up, down, flat_y, root, level, top, bottom,
+            )  # fmt: skip
 
-    def _apply_block(self, x: NumpyArray, adjointly: bool) -> NumpyArray:
-        """Several vectors: arithmetic counts, so batched matrix products, a thread to a range of nodes."""
-        target, source = self._bases(adjointly)
-        y = _multiply_batch(self.near, x, self.half, adjointly)
-        columns, depth = x.shape[2], self.depth
-        coefficients: dict[int, NumpyArray] = {}
-        below = x
-        for level in range(depth, 0, -1):
-            basis = source[level]
-            below = matmul(_adjoint(basis), below.reshape(2**level, basis.shape[1], columns))
-            coefficients[level] = below
-        above: NumpyArray | None = None
-        for level in range(1, depth + 1):
-            here = _multiply_batch(self.couplings[level - 1], coefficients[level], self.half, adjointly)
-            if above is not None:
-                here += above.reshape(here.shape)
-            above = matmul(target[level], here, add_to=y if level == depth else None)
+        with nullcontext() if single else one_blas_thread():
+            _each_subtree(ascend, split)
+            up_the_tree(buffer, source, packed.orders, source_places, flat_x, up, 0, 0, 1, split - 1)
+            descend(0, 0, 1, split - 1)
+            _each_subtree(lambda root: descend(root, split, max(split, 1), depth), split)
         return y
 
     # -------------------------------------------------------------------------------- packing
@@ -265,33 +259,6 @@ def _lists(
     order = np.argsort(target, kind="stable")
     pointers = np.searchsorted(target[order], np.arange(nodes + 1))
     return _Lists(pointers.astype(np.int64), np.ascontiguousarray(table[order], dtype=np.int64))
-
-
-# ------------------------------------------------------------------------------ batched products
-
-
-def _adjoint(a: NumpyArray) -> NumpyArray:
-    return (a.conj() if a.dtype.kind == "c" else a).swapaxes(-1, -2)
-
-
-def _multiply_batch(batch: BlockBatch, x: NumpyArray, half: bool, adjointly: bool) -> NumpyArray:
-    """Like `reference.apply_blocks`, with the products shared by the threads."""
-    rows, cols = (batch.cols, batch.rows) if adjointly else (batch.rows, batch.cols)
-    data = _adjoint(batch.data) if adjointly else batch.data
-    parts, targets = [matmul(data, _pick(x, cols))], [rows]
-    mirrored = np.flatnonzero(rows != cols) if half else rows[:0]
-    if len(mirrored):
-        parts.append(matmul(_adjoint(data[mirrored]), _pick(x, rows[mirrored])))
-        targets.append(cols[mirrored])
-    target = np.concatenate(targets)
-    if len(parts) == 1 and np.array_equal(target, np.arange(len(x))):
-        return parts[0]
-    return reference.scatter_sum(np.concatenate(parts), target, len(x))  # type: ignore[no-any-return]
-
-
-def _pick(x: NumpyArray, index: IntArray) -> NumpyArray:
-    """x[index], without a copy where the index is the identity."""
-    return x if len(index) == len(x) and np.array_equal(index, np.arange(len(x))) else x[index]
 
 
 __all__ = ["NestedStorage"]

@@ -1,4 +1,4 @@
-"""Compiled kernel for the CPU: split samples Y = A Omega by the row space of a node's Omega."""
+"""Compiled kernels for the CPU: split samples Y = A Omega by the row space of a node's Omega."""
 
 from __future__ import annotations
 
@@ -8,37 +8,87 @@ from numba import uint64
 from .cpu import jit
 from .cpu_ulv import reflect_right, reflector
 
+# reflectors that are applied together, as one product (compact WY form)
+PANEL = 16
+
 
 @jit
 def nullify(omega, y, weakest, first, last):
     """For each node, by an LQ factorisation of omega (nb, b, s), b <= s: y (nb, p, s) becomes [Y Omega^+, Y N].
 
     N is an orthonormal basis of the null space of Omega. Both arrays are overwritten. weakest (nb,): the smallest over
-    the largest pivot of the factorisation.
+    the largest pivot of the factorisation. Panels of reflectors are applied to the rows below as
+    R - (R V) T V^H (R. Schreiber, C. Van Loan, SIAM J. Sci. Stat. Comput. 10 (1989) 53-57).
     """
     b, s = omega.shape[1:]
     p = y.shape[1]
-    vector = np.empty(s, dtype=omega.dtype)
+    rows = np.empty((b + p, s), dtype=omega.dtype)
+    vectors = np.zeros((PANEL, s), dtype=omega.dtype)
+    triangle = np.zeros((PANEL, PANEL), dtype=omega.dtype)
+    overlaps = np.empty(PANEL, dtype=omega.dtype)
     for t in range(first, last):
+        rows[:b] = omega[t]
+        rows[b:] = y[t]
         low, high = np.inf, 0.0
-        for i in range(b):
-            for j in range(s):
-                vector[j] = np.conj(omega[t, i, j])
-            beta, tau = reflector(vector, i, s)
-            low, high = min(low, abs(beta)), max(high, abs(beta))
-            omega[t, i, i] = beta
-            for r in range(i + 1, b):
-                reflect_right(omega[t, r], vector, tau, i, s)
-            for r in range(p):
-                reflect_right(y[t, r], vector, tau, i, s)
+        for start in range(0, b, PANEL):
+            stop = min(b, start + PANEL)
+            for i in range(start, stop):
+                v = vectors[i - start]
+                for j in range(s):
+                    v[j] = np.conj(rows[i, j])
+                beta, tau = reflector(v, i, s)
+                low, high = min(low, abs(beta)), max(high, abs(beta))
+                rows[i, i] = beta
+                for r in range(i + 1, stop):
+                    reflect_right(rows[r], v, tau, i, s)
+                extend_triangle(triangle, vectors, i - start, tau, i, overlaps)
+            for c in range(stop - start, PANEL):
+                vectors[c] = 0
+                triangle[c] = 0
+            apply_panel(rows[stop:], vectors, triangle)
         weakest[t] = low / high if high > 0.0 else 0.0
-        if weakest[t] == 0.0:
-            continue
-        for r in range(p):  # (Y Q_1) L^{-1}, from the last column to the first
-            row = y[t, r]
-            for i in range(b - 1, -1, -1):
-                lower = omega[t, i]
-                value = row[i] / lower[i]
-                row[i] = value
-                for j in range(uint64(i)):
-                    row[j] -= value * lower[j]
+        omega[t] = rows[:b]
+        y[t] = rows[b:]
+        if weakest[t] > 0.0:
+            solve_rows(omega[t], y[t])
+
+
+@jit
+def extend_triangle(triangle, vectors, c, tau, start, overlaps):
+    """Column c of the triangular factor T with H_0 .. H_c = I - V T V^H; vector c is zero before `start`."""
+    v = vectors[c]
+    for a in range(c):
+        d = tau * 0
+        for j in range(uint64(start), uint64(v.shape[0])):
+            d += np.conj(vectors[a, j]) * v[j]
+        overlaps[a] = d
+    for a in range(c):
+        d = tau * 0
+        for e in range(a, c):
+            d += triangle[a, e] * overlaps[e]
+        triangle[a, c] = -tau * d
+        triangle[c, a] = 0
+    triangle[c, c] = tau
+
+
+@jit
+def apply_panel(rows, vectors, triangle):
+    """Rows times I - V T V^H, the reflectors of V being the rows of `vectors`."""
+    columns = np.ascontiguousarray(vectors.T)
+    weights = np.dot(np.dot(rows, columns), triangle)
+    update = np.dot(weights, np.conj(vectors))
+    for r in range(rows.shape[0]):
+        for j in range(rows.shape[1]):
+            rows[r, j] -= update[r, j]
+
+
+@jit
+def solve_rows(lower, rows):
+    """The first columns of `rows` (p, s), b of them, times L^{-1}, with L the lower triangle of `lower` (b, s)."""
+    for r in range(rows.shape[0]):
+        row = rows[r]
+        for i in range(lower.shape[0] - 1, -1, -1):
+            value = row[i] / lower[i, i]
+            row[i] = value
+            for j in range(uint64(i)):
+                row[j] -= value * lower[i, j]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._backend import adjoint, parallel_ranges
+from .._backend import adjoint, one_blas_thread, parallel_ranges
 from .._typing import IntArray, NumpyArray
 from ..blocks import NestedBasis
 from ..engine import cpu_sketch
@@ -107,11 +107,12 @@ def _side(
         part = slice(first, first + chunk)
         o, left = np.array(omega[part], order="C"), np.array(y[part], order="C")
         weakest = np.empty(len(o))
-        parallel_ranges(
-            lambda i, j, o=o, left=left, w=weakest: cpu_sketch.nullify(o, left, w, i, j),
-            len(o),
-            serial=o.size < 1 << 14,
-        )
+        with one_blas_thread():
+            parallel_ranges(
+                lambda i, j, o=o, left=left, w=weakest: cpu_sketch.nullify(o, left, w, i, j),
+                len(o),
+                serial=o.size < 1 << 14,
+            )
         if b:  # no inputs of the node's own: nothing that could be badly determined
             weak = min(weak, float(weakest.min()))
         own[part] = left[:, :, :b]
