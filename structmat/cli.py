@@ -231,7 +231,7 @@ def _from_matrix(console: Console, source: Path, leaf_size: int, options: dict[s
     tree = as_tree_pair(None, a.shape, leaf_size=leaf_size)
     with progress_bar(console, "compressing"):
         if scipy.sparse.issparse(a):
-            return HSSMatrix.from_sparse(a, tree, **options)  # type: ignore[attr-defined]
+            return HSSMatrix.from_sparse(a, tree, **options)
         return HSSMatrix.from_dense(a, tree, **options)
 
 

@@ -73,6 +73,7 @@ class NestedStorage:
 
     @property
     def depth(self) -> int:
+        """Number of levels below the root."""
         return len(self.couplings)
 
     @property
@@ -136,8 +137,8 @@ class NestedStorage:
 
         def descend(root: int, level: int, top: int, bottom: int) -> None:
             cpu.nested_down(
-                buffer, target, packed.orders, source[:, 2], target_places, source_places, couplings.pointers, couplings.entries,
-                adjointly, up, down, flat_y, root, level, top, bottom,
+                buffer, target, packed.orders, source[:, 2], target_places, source_places,
+                couplings.pointers, couplings.entries, adjointly, up, down, flat_y, root, level, top, bottom,
             )  # fmt: skip
 
         _each_subtree(ascend, split)
@@ -248,7 +249,7 @@ def _each_subtree(function: Callable[[int], None], split: int) -> None:
 def _lists(
     batches: tuple[BlockBatch, ...], starts: list[int], half: bool, adjointly: bool, count: int | None
 ) -> _Lists:
-    """Blocks by the node they act on. `count`: number of nodes of a single level; None: levels 1, 2, .. with offsets."""
+    """Blocks by the node they act on. `count`: nodes of a single level; None: levels 1, 2, .. with offsets."""
     targets, entries, nodes = [], [], count or 0
     for level, (batch, start) in enumerate(zip(batches, starts, strict=True), start=1):
         offset = 0 if count else (1 << level) - 1
@@ -286,7 +287,7 @@ def _multiply_batch(batch: BlockBatch, x: NumpyArray, half: bool, adjointly: boo
     target = np.concatenate(targets)
     if len(parts) == 1 and np.array_equal(target, np.arange(len(x))):
         return parts[0]
-    return reference.scatter_sum(np.concatenate(parts), target, len(x))  # type: ignore[no-any-return]
+    return reference.scatter_sum(np.concatenate(parts), target, len(x))
 
 
 def _pick(x: NumpyArray, index: IntArray) -> NumpyArray:

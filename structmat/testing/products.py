@@ -144,7 +144,8 @@ def views_are_involutions(case: Case) -> None:
     a, d = case.matrix, case.dense
     for name, view, twin in (
         ("A.T.T", a.T.T, d), ("A.H.H", a.H.H, d), ("conj conj A", a.conj().conj(), d),
-        ("A.T.H", a.T.H, d.conj()), ("A.H.T", a.H.T, d.conj()), ("conj(A).H", a.conj().H, d.T), ("conj(A).T", a.conj().T, d.conj().T),
+        ("A.T.H", a.T.H, d.conj()), ("A.H.T", a.H.T, d.conj()), ("conj(A).H", a.conj().H, d.T),
+        ("conj(A).T", a.conj().T, d.conj().T),
     ):  # fmt: skip
         assert view.shape == twin.shape, name
         assert view.dtype == twin.dtype, name
