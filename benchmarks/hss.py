@@ -1,7 +1,7 @@
 """HSS on problems K and L: build, product, factorisation, solve and arithmetic against the floors of the same run.
 
-Problem K is 1 / (|x - y| + 1/n), problem L is log|x - y| with diagonal log(1/n), at n equispaced points; float64, rtol 1e-8,
-leaves of 64.
+Problem K is 1 / (|x - y| + 1/n), problem L is log|x - y| with diagonal log(1/n), at n equispaced points; float64,
+rtol 1e-8, leaves of 64.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import array_api_compat
@@ -38,18 +39,18 @@ def is_foreign_array(x: Any) -> bool:
 def to_numpy(x: Array) -> NumpyArray:
     """A NumPy array with the values of `x`, copied from its device where need be."""
     if is_numpy(x):
-        return x  # type: ignore[no-any-return]
+        return x
     if array_api_compat.is_cupy_array(x):
-        return x.get()  # type: ignore[no-any-return]
+        return x.get()
     if array_api_compat.is_torch_array(x):
-        return x.detach().cpu().numpy()  # type: ignore[no-any-return]
+        return x.detach().cpu().numpy()
     return np.asarray(x)
 
 
 def numpy_dtype(x: Array) -> np.dtype[Any]:
     """The NumPy dtype of an array of any namespace."""
     if is_numpy(x):
-        return x.dtype  # type: ignore[no-any-return]
+        return x.dtype
     return np.dtype(str(x.dtype).split(".")[-1])
 
 
@@ -139,7 +140,7 @@ def parallel_ranges(function: Callable[[int, int], None], count: int, *, serial:
             function(0, count)
         return
     cuts = [count * k // threads for k in range(threads + 1)]
-    waiting = [_pool().submit(function, a, b) for a, b in zip(cuts[1:-1], cuts[2:], strict=True)]
+    waiting = [_pool().submit(function, a, b) for a, b in pairwise(cuts[1:])]
     try:
         function(cuts[0], cuts[1])
     finally:

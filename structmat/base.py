@@ -180,7 +180,7 @@ class StructuredMatrix(ABC):
             raise ShapeError(f"{what} needs a square matrix, but A.shape = {self.shape}; see lstsq for tall ones")
 
     def to_device(self, device: str) -> Any:
-        """This matrix with its data on `device`, "cpu" or "gpu"."""
+        """The same matrix with its data on `device`, "cpu" or "gpu"."""
         from ._backend import device_namespace
 
         xp = device_namespace(device)
@@ -211,8 +211,8 @@ class StructuredMatrix(ABC):
         b : (n,) or (n, k) array
             Right-hand sides.
         operator : object, optional
-            The exact operator (with `matmat` or `matvec`, or `@`). The solution is refined against it until the relative
-            residual is at most `rtol`.
+            The exact operator (with `matmat` or `matvec`, or `@`). The solution is refined against it until the
+            relative residual is at most `rtol`.
         rtol : float, optional
             Relative residual asked for: against `operator` where there is one (default 1e-10), else against the unknown
             exact matrix, predicted from the certificate (default: the certificate's `asked`).
@@ -234,8 +234,8 @@ class StructuredMatrix(ABC):
 
         Notes
         -----
-        The prediction is `certificate.upper_bound * ||A||_F * ||x|| / (sqrt(n) * ||b||)`, an error of the certified size in
-        random directions. Cost: a factorisation, O(n k^2), unless one is given.
+        The prediction is `certificate.upper_bound * ||A||_F * ||x|| / (sqrt(n) * ||b||)`, an error of the certified
+        size in random directions. Cost: a factorisation, O(n k^2), unless one is given.
         """
         self._require_square("solve")
         factored: Any = self.factorize() if factorization is None else factorization
@@ -248,7 +248,7 @@ class StructuredMatrix(ABC):
         return x
 
     def predicted_residual(self, b: Any, x: Any) -> float:
-        """The relative residual to expect of a solution x of A x = b against the exact matrix; see the notes of `solve`.
+        """The relative residual of a solution x of A x = b to expect against the exact matrix; see `solve`.
 
         For several right-hand sides the largest one.
         """
@@ -265,9 +265,9 @@ class StructuredMatrix(ABC):
         floor = 100.0 * float(np.finfo(self.dtype).eps)
         if predicted > max(10.0 * asked, floor):
             warnings.warn(
-                f"the system is ill conditioned for the accuracy of A: against the exact matrix the relative residual must "
-                f"be expected to be about {predicted:.1e}, and {asked:.1e} was asked for; build A with a smaller rtol, or "
-                "refine against the exact operator: A.solve(b, operator=op, rtol=...)",
+                f"the system is ill conditioned for the accuracy of A: against the exact matrix the relative residual "
+                f"must be expected to be about {predicted:.1e}, and {asked:.1e} was asked for; build A with a smaller "
+                "rtol, or refine against the exact operator: A.solve(b, operator=op, rtol=...)",
                 IllConditionedWarning,
                 stacklevel=3,
             )
@@ -333,8 +333,8 @@ def _refined(factored: Factorization, operator: Any, b: Any, x: Any, rtol: float
         solution = solution + np.asarray(factored.solve(residual))
     if smallest > rtol:
         warnings.warn(
-            f"refinement against the exact operator stopped at a relative residual of {smallest:.1e}, and {rtol:.1e} was "
-            f"asked for ({_step} steps); build A with a smaller rtol, or use it as a preconditioner in gmres",
+            f"refinement against the exact operator stopped at a relative residual of {smallest:.1e}, and {rtol:.1e} "
+            f"was asked for ({_step} steps); build A with a smaller rtol, or use it as a preconditioner in gmres",
             IllConditionedWarning,
             stacklevel=4,
         )

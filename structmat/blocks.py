@@ -28,6 +28,7 @@ class BlockBatch:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the blocks, without those of the node numbers."""
         return array_bytes(self.data)
 
     def __len__(self) -> int:
@@ -41,8 +42,8 @@ class NestedBasis:
     Attributes
     ----------
     levels : tuple of (2**l, p, k) arrays, for l = 1 .. depth
-        At the leaves p is the padded leaf size and the array is the basis itself. Above, p = 2 k' with k' the rank of the
-        level below: the transfer matrices of the left and of the right child, stacked.
+        At the leaves p is the padded leaf size and the array is the basis itself. Above, p = 2 k' with k' the rank of
+        the level below: the transfer matrices of the left and of the right child, stacked.
     ranks : tuple of (2**l,) int arrays
         The true ranks, at most k; columns beyond them are zero.
     orders : tuple of (2**l, p) int arrays, optional
@@ -56,6 +57,7 @@ class NestedBasis:
 
     @property
     def depth(self) -> int:
+        """Number of levels below the root."""
         return len(self.levels)
 
     def __getitem__(self, level: int) -> Array:
@@ -74,10 +76,12 @@ class NestedBasis:
 
     @property
     def max_rank(self) -> int:
+        """The largest true rank over all levels and nodes; 0 where there are no levels."""
         return max((int(r.max()) for r in self.ranks), default=0)
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the bases, and of the orders where there are any."""
         indices = () if self.orders is None else self.orders
         return sum(array_bytes(a) for a in (*self.levels, *indices))
 

@@ -49,10 +49,12 @@ class Certificate:
         return bool(self.upper_bound <= self.asked)
 
     def warn_if_not_met(self, remedy: str = "", *, stacklevel: int = 4) -> None:
+        """Give an `AccuracyWarning`, with a remedy where one is named, unless the tolerance was met."""
         if not self.met:
             message = (
-                f"the tolerance was not met: rtol = {self.asked:.3g} was asked for, but the relative Frobenius error is "
-                f"estimated at {self.estimate:.3g} (at most {self.upper_bound:.3g} with confidence {self.confidence:.3g})"
+                f"the tolerance was not met: rtol = {self.asked:.3g} was asked for, but the relative Frobenius error "
+                f"is estimated at {self.estimate:.3g} (at most {self.upper_bound:.3g} with confidence "
+                f"{self.confidence:.3g})"
             )
             warnings.warn(message + (f"; {remedy}" if remedy else ""), AccuracyWarning, stacklevel=stacklevel)
 

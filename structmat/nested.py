@@ -74,6 +74,7 @@ class NestedStorage:
 
     @property
     def depth(self) -> int:
+        """Number of levels below the root."""
         return len(self.couplings)
 
     @property
@@ -141,9 +142,19 @@ class NestedStorage:
 
         def ascend(root: int) -> None:
             first, last = root << (depth - split), (root + 1) << (depth - split)
+<<<<<<< HEAD
             near_field(buffer, near.pointers, near.entries, adjointly, flat_x, flat_y, first, last, p, q)
             up_the_tree(
                 buffer, source, packed.orders, source_places, flat_x, up, root, split, max(split, 1), depth,
+=======
+            cpu.near_field(buffer, near.pointers, near.entries, adjointly, flat_x, flat_y, first, last, p, q)
+            cpu.nested_up(buffer, source, packed.orders, source_places, flat_x, up, root, split, max(split, 1), depth)
+
+        def descend(root: int, level: int, top: int, bottom: int) -> None:
+            cpu.nested_down(
+                buffer, target, packed.orders, source[:, 2], target_places, source_places,
+                couplings.pointers, couplings.entries, adjointly, up, down, flat_y, root, level, top, bottom,
+>>>>>>> lint
             )  # fmt: skip
 
         def descend(root: int, level: int, top: int, bottom: int) -> None:
@@ -242,7 +253,7 @@ def _each_subtree(function: Callable[[int], None], split: int) -> None:
 def _lists(
     batches: tuple[BlockBatch, ...], starts: list[int], half: bool, adjointly: bool, count: int | None
 ) -> _Lists:
-    """Blocks by the node they act on. `count`: number of nodes of a single level; None: levels 1, 2, .. with offsets."""
+    """Blocks by the node they act on. `count`: nodes of a single level; None: levels 1, 2, .. with offsets."""
     targets, entries, nodes = [], [], count or 0
     for level, (batch, start) in enumerate(zip(batches, starts, strict=True), start=1):
         offset = 0 if count else (1 << level) - 1
@@ -261,4 +272,34 @@ def _lists(
     return _Lists(pointers.astype(np.int64), np.ascontiguousarray(table[order], dtype=np.int64))
 
 
+<<<<<<< HEAD
+=======
+# ------------------------------------------------------------------------------ batched products
+
+
+def _adjoint(a: NumpyArray) -> NumpyArray:
+    return (a.conj() if a.dtype.kind == "c" else a).swapaxes(-1, -2)
+
+
+def _multiply_batch(batch: BlockBatch, x: NumpyArray, half: bool, adjointly: bool) -> NumpyArray:
+    """Like `reference.apply_blocks`, with the products shared by the threads."""
+    rows, cols = (batch.cols, batch.rows) if adjointly else (batch.rows, batch.cols)
+    data = _adjoint(batch.data) if adjointly else batch.data
+    parts, targets = [matmul(data, _pick(x, cols))], [rows]
+    mirrored = np.flatnonzero(rows != cols) if half else rows[:0]
+    if len(mirrored):
+        parts.append(matmul(_adjoint(data[mirrored]), _pick(x, rows[mirrored])))
+        targets.append(cols[mirrored])
+    target = np.concatenate(targets)
+    if len(parts) == 1 and np.array_equal(target, np.arange(len(x))):
+        return parts[0]
+    return reference.scatter_sum(np.concatenate(parts), target, len(x))
+
+
+def _pick(x: NumpyArray, index: IntArray) -> NumpyArray:
+    """x[index], without a copy where the index is the identity."""
+    return x if len(index) == len(x) and np.array_equal(index, np.arange(len(x))) else x[index]
+
+
+>>>>>>> lint
 __all__ = ["NestedStorage"]

@@ -164,7 +164,8 @@ class OperatorSource:
     """
 
     def __init__(self, op: Any, *, symmetric: bool = False) -> None:
-        if isinstance(op, np.ndarray) or sparse.issparse(op):
+        explicit = isinstance(op, np.ndarray) or sparse.issparse(op)
+        if explicit:
             op = spla.aslinearoperator(op)
         self.op = op
         shape = getattr(op, "shape", None)
@@ -187,7 +188,7 @@ class OperatorSource:
         op = self.op
         many, one = getattr(op, block, None), getattr(op, single, None)
         if many is not None:
-            return many  # type: ignore[no-any-return]
+            return many
         if one is not None:
             return lambda x: np.stack([np.asarray(one(x[:, k])).reshape(-1) for k in range(x.shape[1])], axis=1)
         if fallback is not None and hasattr(op, fallback):

@@ -28,6 +28,7 @@ class KDSplitter:
     """Split a node at the median along the widest side of its bounding box."""
 
     def __call__(self, points: NumpyArray, starts: IntArray) -> NumpyArray:
+        """Coordinate (n,) of each point along its node's widest side; nodes begin at `starts`, points are (n, d)."""
         widths = np.maximum.reduceat(points, starts) - np.minimum.reduceat(points, starts)  # (nodes, d)
         axis = np.repeat(widths.argmax(axis=1), np.diff(np.append(starts, len(points))))
         return np.take_along_axis(points, axis[:, None], axis=1)[:, 0]
@@ -40,6 +41,7 @@ class PrincipalAxisSplitter:
     """Split a node at the median along the direction in which its points vary most."""
 
     def __call__(self, points: NumpyArray, starts: IntArray) -> NumpyArray:
+        """Coordinate (n,) of each point along its node's main axis; nodes begin at `starts`, points are (n, d)."""
         sizes = np.diff(np.append(starts, len(points)))
         centred = points - np.repeat(np.add.reduceat(points, starts) / sizes[:, None], sizes, axis=0)
         moments = np.add.reduceat(centred[:, :, None] * centred[:, None, :], starts)  # (nodes, d, d)
@@ -188,6 +190,7 @@ class ClusterTree:
 
     @property
     def leaf_count(self) -> int:
+        """Number of leaves, 2**depth."""
         return int(2**self.depth)
 
     @property

@@ -15,10 +15,11 @@ from .cpu import jit
 
 @jit
 def pivoted_rows(blocks, tail, spent, noise, limit, lower, order, ranks, left, first, last):
-    """Row-pivoted Gram-Schmidt of blocks[first:last] (p, s), overwritten, until the residual's norm is at most `tail`
-    or, relative to the block's, at most `noise` (rounding: what is left then carries no information).
-    Each rank uses up the share `spent` of the squared tolerance: with s random samples 1 / s, as what is left of the
-    samples that a basis was fitted to underestimates what it leaves of others.
+    """Row-pivoted Gram-Schmidt of blocks[first:last] (p, s), overwritten, until the residual is small.
+
+    That is, its norm is at most `tail` or, relative to the block's, at most `noise` (rounding: what is left then
+    carries no information). Each rank uses up the share `spent` of the squared tolerance: with s random samples 1 / s,
+    as what is left of the samples that a basis was fitted to underestimates what it leaves of others.
 
     lower (nb, p, limit): the factor by original rows; order (nb, p): pivots first; ranks (nb,); left (nb,): the norm of
     what is left.
@@ -75,7 +76,7 @@ def pivoted_rows(blocks, tail, spent, noise, limit, lower, order, ranks, left, f
 
 @jit
 def interpolation(lower, order, ranks, rest, first, last):
-    """Rest (nb, p - k, k): the rows order[k:] of the matrix X with M = X M[order[:k]], whose rows order[:k] are the identity.
+    """Rest (nb, p - k, k): the rows order[k:] of X in M = X M[order[:k]], whose rows order[:k] are the identity.
 
     Where the rank is below k, rows that the tolerance did not ask for join the skeleton, and their columns are zero.
     """

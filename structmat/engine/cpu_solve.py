@@ -1,7 +1,7 @@
 """Compiled kernels for the CPU: substitution with the ULV and Cholesky factors for one right-hand side.
 
-With one vector the work is bound by memory and by the latency of short loops, so these work on flat arrays with unsigned
-offsets, and nothing is sliced. Blocks of vectors go through `cpu_ulv`.
+With one vector the work is bound by memory and by the latency of short loops, so these work on flat arrays with
+unsigned offsets, and nothing is sliced. Blocks of vectors go through `cpu_ulv`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Compiled kernels for the CPU: eliminations and substitutions of the ULV and the Cholesky factorisation, by node.
 
 Householder reflectors H = I - tau v v^H follow LAPACK's convention, v = (0, .., 0, 1, ..): H^H a is real and along one
-axis. They are stored as rows, with their taus, and applied to rows, so that all inner loops run over contiguous numbers;
-unsigned indices let them be vectorised.
+axis. They are stored as rows, with their taus, and applied to rows, so that all inner loops run over contiguous
+numbers; unsigned indices let them be vectorised.
 """
 
 from __future__ import annotations

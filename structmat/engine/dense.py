@@ -55,7 +55,7 @@ def _by_ranges(function: Callable[[NumpyArray], Any], a: NumpyArray) -> list[Any
 def qr(a: Array) -> tuple[Array, Array]:
     """Thin QR of a batch (nb, p, k): q (nb, p, min(p, k)), r (nb, min(p, k), k)."""
     if not is_numpy(a):
-        return namespace(a).linalg.qr(a)  # type: ignore[no-any-return]
+        return namespace(a).linalg.qr(a)
     if 0 in a.shape:
         small = min(a.shape[1:])
         return np.zeros((*a.shape[:2], small), a.dtype), np.zeros((a.shape[0], small, a.shape[2]), a.dtype)

@@ -79,7 +79,7 @@ def _same_everywhere(leaf: NumpyArray, depth: int) -> NestedBasis:
 def multiply(a: Generators, b: Generators) -> Generators:
     """A B exactly, at the sum of the ranks.
 
-    Block row t of the product lies in the range of [U_t, A_tt X_t], U the row basis of A and X that of B; columns alike.
+    Block row t of the product lies in the range of [U_t, A_tt X_t], U the row basis of A and X of B; columns alike.
     """
     a, b = a.expanded(), b.expanded()
     depth = a.depth
@@ -129,7 +129,7 @@ def _through(a: Generators, b: Generators, inner: list[NumpyArray]) -> list[Nump
 
 
 def _product_basis(u: NestedBasis, x: NestedBasis, a: Generators, inner: list[NumpyArray]) -> NestedBasis:
-    """The nested basis [U_t, A_tt X_t]: A_tt X_t of a parent is, below, its child's plus A_ts X_s in the range of U_t."""
+    """The nested basis [U_t, A_tt X_t]: A_tt X_t of a parent is, below, its child's plus A_ts X_s in range(U_t)."""
     arrays = []
     for level in range(1, u.depth + 1):
         if level == u.depth:
@@ -189,7 +189,8 @@ def _kronecker_basis(
     u: NestedBasis, x: NestedBasis, z: list[NumpyArray], w: list[NumpyArray], tail: float
 ) -> tuple[NestedBasis, list[NumpyArray]]:
     """The truncated basis and, for each level, its coefficients of the full Kronecker basis, (2**l, r, k_u k_x)."""
-    arrays, ranks, maps = [], [], []
+    arrays, ranks = [], []
+    maps: list[NumpyArray] = []
     for level in range(u.depth, 0, -1):
         if level == u.depth:
             full = _row_kronecker(u[level], x[level])

@@ -17,6 +17,7 @@ from ..certificate import Certificate
 from ..sources import EntrySource
 
 if TYPE_CHECKING:
+    from ..base import StructuredMatrix
     from .matrix import HSSMatrix
 
 CONFIDENCE = 0.95
@@ -33,8 +34,9 @@ def probe_factor(probes: int) -> float:
 
 
 def by_probes(
-    a: HSSMatrix, x: NumpyArray, exact: NumpyArray, *, asked: float, norm: float | None, products: int, **details: Any
-) -> Certificate:
+    a: StructuredMatrix, x: NumpyArray, exact: NumpyArray, *, asked: float, norm: float | None, products: int,
+    **details: Any,
+) -> Certificate:  # fmt: skip
     """From products `exact` = A x with fresh Gaussian vectors x (n, s)."""
     probes = x.shape[1]
     error = float(np.linalg.norm(a @ x - exact)) / np.sqrt(probes)

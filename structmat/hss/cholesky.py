@@ -38,6 +38,7 @@ class CholeskyLevel:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the factors of this level."""
         return sum(a.nbytes for a in vars(self).values())
 
 

@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _check
-from .._typing import Entries, Kernel, NumpyArray, RandomLike
+from .._typing import Entries, Kernel, RandomLike
 from ..blocks import NestedBasis
 from ..certificate import Certificate, exact
-from ..exceptions import ShapeError, StructureWarning, SymmetryError, TreeMismatchError
+from ..exceptions import ShapeError, StructureWarning, SymmetryError
 from ..sources import EntrySource, KernelSource, OperatorSource
 from ..tree import ClusterTree, as_tree_pair
 from . import arithmetic, dense, interpolative
+from ._inputs import (
+    TreeLike,
+    _kernel_trees,
+    _require_hermitian,
+    _require_hermitian_entries,
+    _require_one_tree,
+    _sample_arrays,
+    _shape_of,
+    _tolerances,
+)
 from .certify import by_entries
 from .generators import Generators
 from .sampling import SamplingRule
@@ -23,7 +33,6 @@ from .sampling import SamplingRule
 if TYPE_CHECKING:
     from .matrix import HSSMatrix
 
-TreeLike = ClusterTree | tuple[ClusterTree, ClusterTree] | None
 Progress = Callable[[float], None] | None
 
 # attempts with ever finer sampling before the tolerance is declared out of reach
@@ -150,8 +159,8 @@ class HSSConstructors:
         Notes
         -----
         Interpolative decompositions against proxy points: actual points, dense nearby and ever sparser further away.
-        Cost O(n k^2) time and O(n k) memory in one dimension and on curves; on surfaces and in volumes the ranks of this
-        format grow with n.
+        Cost O(n k^2) time and O(n k) memory in one dimension and on curves; on surfaces and in volumes the ranks of
+        this format grow with n.
 
         Examples
         --------
@@ -175,9 +184,9 @@ class HSSConstructors:
 
     @classmethod
     def from_operator(
-        cls, op: Any, tree: TreeLike = None, *, rtol: float = 1e-8, max_rank: int | None = None, symmetric: bool = False,
-        fresh: bool = False, noise: float = 0.0, leaf_size: int = 64, max_probes: int | None = None,
-        rng: RandomLike = 0, progress: Progress = None,
+        cls, op: Any, tree: TreeLike = None, *, rtol: float = 1e-8, max_rank: int | None = None,
+        symmetric: bool = False, fresh: bool = False, noise: float = 0.0, leaf_size: int = 64,
+        max_probes: int | None = None, rng: RandomLike = 0, progress: Progress = None,
     ) -> HSSMatrix:  # fmt: skip
         """Compress a matrix known by its products only.
 
@@ -256,9 +265,9 @@ class HSSConstructors:
         Returns
         -------
         HSSMatrix
-            Its certificate's `details` are the identifiability report: samples given and needed, how many more the tree
-            needs, whether they span, how well they determine the matrix, deviation from symmetry, and the residual on the
-            samples.
+            Its certificate's `details` are the identifiability report: samples given and needed, how many more the
+            tree needs, whether they span, how well they determine the matrix, deviation from symmetry, and the residual
+            on the samples.
 
         Raises
         ------
@@ -356,51 +365,6 @@ def _silent(_share: float) -> None:
     """No progress is shown unless asked for."""
 
 
-def _shape_of(tree: Any) -> tuple[int, int]:
-    if isinstance(tree, ClusterTree):
-        return tree.n, tree.n
-    if isinstance(tree, (tuple, list)) and len(tree) == 2 and all(isinstance(t, ClusterTree) for t in tree):
-        return tree[0].n, tree[1].n
-    raise TypeError(f"tree must be a ClusterTree or a pair of them, but it is {tree!r}")
-
-
-def _tolerances(rtol: float, atol: float, max_rank: int | None) -> tuple[float, int | None]:
-    _check.tolerance(atol, "atol")
-    cap = None if max_rank is None else _check.positive_integer(max_rank, "max_rank", minimum=0)
-    return _check.tolerance(rtol), cap
-
-
-def _require_one_tree(row_tree: ClusterTree, col_tree: ClusterTree) -> None:
-    if row_tree is not col_tree and row_tree != col_tree:
-        raise TreeMismatchError("symmetric=True needs one tree for rows and columns")
-
-
-def _require_hermitian(a: NumpyArray, row_tree: ClusterTree, col_tree: ClusterTree) -> None:
-    if a.shape[0] != a.shape[1]:
-        raise SymmetryError(f"symmetric=True needs a square matrix, but its shape is {a.shape}")
-    _require_one_tree(row_tree, col_tree)
-    gap = float(np.linalg.norm(a - a.conj().T))
-    size = float(np.linalg.norm(a))
-    if gap > 100 * np.finfo(a.dtype).eps * size:
-        raise SymmetryError(
-            f"symmetric=True, but ||A - A^H|| / ||A|| = {gap / size:.2e}; leave symmetric out or pass (A + A^H) / 2"
-        )
-
-
-def _kernel_trees(
-    tree: TreeLike, rows: NumpyArray, cols: NumpyArray, leaf_size: int, *, same: bool
-) -> tuple[ClusterTree, ClusterTree]:
-    if tree is not None:
-        return as_tree_pair(tree, (len(rows), len(cols)))
-    row_tree = ClusterTree.from_points(rows, leaf_size)
-    if same:
-        return row_tree, row_tree
-    depth = min(row_tree.depth, ClusterTree.balanced(len(cols), leaf_size).depth)
-    if depth != row_tree.depth:
-        row_tree = ClusterTree.from_points(rows, leaf_size, depth=depth)
-    return row_tree, ClusterTree.from_points(cols, leaf_size, depth=depth)
-
-
 def _from_source(
     source: EntrySource, row_tree: ClusterTree, col_tree: ClusterTree, rtol: float, atol: float, max_rank: int | None,
     symmetric: bool, rng: RandomLike, progress: Progress,
@@ -431,16 +395,6 @@ def _from_source(
         rule, share = rule.finer(), 0.5 * share
     assert best is not None
     return _finished(best.generators, row_tree, col_tree, best.certificate, capped=cap is not None)
-
-
-def _require_hermitian_entries(source: EntrySource, rng: np.random.Generator) -> None:
-    pick = np.unique(rng.integers(0, source.shape[0], 64))
-    block = source.block(pick, pick)
-    gap, size = float(np.linalg.norm(block - block.conj().T)), float(np.linalg.norm(block))
-    if gap > 1e4 * np.finfo(source.dtype).eps * size:
-        raise SymmetryError(
-            f"symmetric=True, but on sampled entries ||A - A^H|| / ||A|| = {gap / size:.2e}; leave symmetric out"
-        )
 
 
 def _dense_bytes(a: HSSMatrix) -> int:
@@ -474,34 +428,10 @@ def _finished(
     certificate.warn_if_not_met(remedy, stacklevel=5)
     if result.nbytes > 2 * _dense_bytes(result) and row_tree.depth >= 2:
         warnings.warn(
-            f"the matrix has no HSS structure to speak of at this tolerance: {result.nbytes / 1e6:.3g} MB with ranks up to "
-            f"{result.max_rank}, against {_dense_bytes(result) / 1e6:.3g} MB as a dense array; use a dense array, a larger "
-            "rtol or another ordering (ClusterTree.from_points)",
+            f"the matrix has no HSS structure to speak of at this tolerance: {result.nbytes / 1e6:.3g} MB with ranks "
+            f"up to {result.max_rank}, against {_dense_bytes(result) / 1e6:.3g} MB as a dense array; use a dense array, "
+            "a larger rtol or another ordering (ClusterTree.from_points)",
             StructureWarning,
             stacklevel=4,
         )
     return result
-
-
-def _sample_arrays(
-    inputs: Any, outputs: Any, adjoint_inputs: Any, adjoint_outputs: Any, symmetric: bool
-) -> tuple[NumpyArray, ...]:
-    f, u = _check.matrix(inputs, "inputs"), _check.matrix(outputs, "outputs")
-    if f.shape[1] != u.shape[1]:
-        raise ShapeError(f"inputs and outputs must have as many columns, but their shapes are {f.shape} and {u.shape}")
-    if symmetric:
-        if f.shape != u.shape:
-            raise SymmetryError(f"symmetric=True needs a square matrix, but the samples are {f.shape} and {u.shape}")
-        return f, u
-    if adjoint_inputs is None or adjoint_outputs is None:
-        raise TypeError(
-            "from_samples needs adjoint_inputs and adjoint_outputs (pairs of the adjoint), or symmetric=True for a "
-            "Hermitian matrix; products with A alone do not determine it"
-        )
-    g, w = _check.matrix(adjoint_inputs, "adjoint_inputs"), _check.matrix(adjoint_outputs, "adjoint_outputs")
-    if g.shape[1] != w.shape[1] or g.shape[0] != u.shape[0] or w.shape[0] != f.shape[0]:
-        raise ShapeError(
-            f"adjoint_inputs must be ({u.shape[0]}, s) and adjoint_outputs ({f.shape[0]}, s), but their shapes are "
-            f"{g.shape} and {w.shape}"
-        )
-    return f, u, g, w

@@ -1,8 +1,8 @@
 """HSS from a dense array: block rows and block columns compressed level by level, with a guaranteed error.
 
-Reference: J. Xia, S. Chandrasekaran, M. Gu, X. S. Li, "Fast algorithms for hierarchically semiseparable matrices", Numer.
-Linear Algebra Appl. 17 (2010) 953-976, section 3. Departure: all nodes of a level at once, and what the rows were
-compressed to serves the columns. Cost O(n^2 k).
+Reference: J. Xia, S. Chandrasekaran, M. Gu, X. S. Li, "Fast algorithms for hierarchically semiseparable matrices",
+Numer. Linear Algebra Appl. 17 (2010) 953-976, section 3. Departure: all nodes of a level at once, and what the rows
+were compressed to serves the columns. Cost O(n^2 k).
 """
 
 from __future__ import annotations

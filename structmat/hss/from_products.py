@@ -157,8 +157,8 @@ def _require_hermitian_products(x: NumpyArray, y: NumpyArray) -> None:
     gap, size = float(np.linalg.norm(form - form.conj().T)), float(np.linalg.norm(form))
     if gap > 1e-5 * size and gap > 1e4 * np.finfo(y.dtype).eps * float(np.linalg.norm(x) * np.linalg.norm(y)):
         raise SymmetryError(
-            f"symmetric=True, but the operator is not Hermitian: X^H A X differs from its adjoint by {gap / size:.1e} for "
-            "random X; leave symmetric out (products with the adjoint are then needed)"
+            f"symmetric=True, but the operator is not Hermitian: X^H A X differs from its adjoint by {gap / size:.1e} "
+            "for random X; leave symmetric out (products with the adjoint are then needed)"
         )
 
 

@@ -36,6 +36,7 @@ class Generators:
 
     @property
     def depth(self) -> int:
+        """Number of levels below the root."""
         return len(self.couplings)
 
     def coupling(self, level: int) -> Array:
@@ -55,6 +56,7 @@ class Generators:
         return Generators(self.diagonal, self.row_basis, self.col_basis, full)
 
     def adjoint(self) -> Generators:
+        """The generators of A^H, which are the same ones for a Hermitian matrix."""
         if self.symmetric:
             return self
         flipped = tuple(adjoint(swap_siblings(b)) for b in self.couplings)
@@ -69,6 +71,7 @@ class Generators:
         )
 
     def conj(self) -> Generators:
+        """The generators of the complex conjugate of A."""
         return self.map(conj)
 
 

@@ -44,8 +44,8 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
 
     Notes
     -----
-    For node t with children l and r, `A[l, r] = U_l B_l V_r^H`, and the bases of inner nodes are given by those of their
-    children. Storage O(n k), product O(n k), with k the rank. Immutable; safe to use from several threads.
+    For node t with children l and r, `A[l, r] = U_l B_l V_r^H`, and the bases of inner nodes are given by those of
+    their children. Storage O(n k), product O(n k), with k the rank. Immutable; safe to use from several threads.
 
     References
     ----------
@@ -181,8 +181,8 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
     # ------------------------------------------------------------------------------ arithmetic
 
     def _result(
-        self, exact: Generators, rtol: float, *, trees: tuple[ClusterTree, ClusterTree] | None = None, atol: float = 0.0,
-        max_rank: int | None = None,
+        self, exact: Generators, rtol: float, *, trees: tuple[ClusterTree, ClusterTree] | None = None,
+        atol: float = 0.0, max_rank: int | None = None,
     ) -> HSSMatrix:  # fmt: skip
         """Truncate the generators of an exact result and certify the truncation."""
         cut, error, size = truncate.truncate(exact, rtol=rtol, atol=atol, max_rank=max_rank)
@@ -224,18 +224,18 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
         return self * -1.0
 
     def __sub__(self, other: Any) -> HSSMatrix:
-        if isinstance(other, HSSMatrix) or sparse.issparse(other):
-            return self + (-other)
-        return NotImplemented
+        known = isinstance(other, HSSMatrix) or sparse.issparse(other)
+        return self + (-other) if known else NotImplemented
 
     def __rsub__(self, other: Any) -> HSSMatrix:
         return (-self) + other if sparse.issparse(other) else NotImplemented
 
     def __mul__(self, factor: Any) -> HSSMatrix:
         """A times a scalar; a real multiple of a Hermitian matrix stays Hermitian."""
-        if not np.isscalar(factor) or isinstance(factor, str):
+        is_number = np.isscalar(factor) and not isinstance(factor, str)
+        if not is_number:
             return NotImplemented
-        number = complex(factor)  # type: ignore[arg-type]
+        number = complex(factor)
         if not np.isfinite(number):
             raise ValueError(f"a scalar factor must be finite, but it is {factor!r}")
         g = self.generators
@@ -249,7 +249,8 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: Any) -> HSSMatrix:
-        return self * (1.0 / divisor) if np.isscalar(divisor) else NotImplemented
+        is_scalar = np.isscalar(divisor)
+        return self * (1.0 / divisor) if is_scalar else NotImplemented
 
     def multiply(self, other: HSSMatrix, *, rtol: float | None = None) -> HSSMatrix:
         """The matrix product A @ B, recompressed to `rtol`. Cost O(n k^2)."""
@@ -400,8 +401,8 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
         Parameters
         ----------
         positive_definite : bool
-            Use Cholesky: half the work; needs `symmetric` storage, and raises `NotPositiveDefiniteError` with the level and
-            the node where it is not.
+            Use Cholesky: half the work; needs `symmetric` storage, and raises `NotPositiveDefiniteError` with the level
+            and the node where it is not.
 
         Notes
         -----

@@ -7,6 +7,7 @@ number of samples grows with the logarithm of n and, in d > 1 dimensions, with t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,7 +81,10 @@ def _is_far(tree: ClusterTree, other: ClusterTree, level: int, step: int, pairs:
     return (gap**2).sum(axis=1) >= ((other_high - other_low) ** 2).sum(axis=1)
 
 
-def _taken(tree, other, level, step, pairs, far, ancestor, rule):  # type: ignore[no-untyped-def]
+def _taken(
+    tree: ClusterTree, other: ClusterTree, level: int, step: int, pairs: IntArray, far: NumpyArray,
+    ancestor: NumpyArray, rule: SamplingRule,
+) -> Iterator[tuple[IntArray, IntArray, NumpyArray]]:  # fmt: skip
     """Yield flat arrays (owner, position, weight) for the pairs whose walk ends on this step."""
     bounds = np.append(other.starts(step), other.n)
     for mask, choose in (
@@ -95,7 +99,10 @@ def _taken(tree, other, level, step, pairs, far, ancestor, rule):  # type: ignor
             yield owner[keep], position[keep], weight[keep]
 
 
-def _spread(tree, other, level, owner, start, stop, rule):  # type: ignore[no-untyped-def]
+def _spread(
+    tree: ClusterTree, other: ClusterTree, level: int, owner: IntArray, start: IntArray, stop: IntArray,
+    rule: SamplingRule,
+) -> tuple[IntArray, NumpyArray]:  # fmt: skip
     """Evenly spaced positions of each far node; with `ends`, also ever closer to its first and last one."""
     size = (stop - start)[:, None]
     count = rule.per_node
@@ -111,7 +118,10 @@ def _spread(tree, other, level, owner, start, stop, rule):  # type: ignore[no-un
     return start[:, None] + middle, np.where(fresh, np.maximum(weight, 1.0), 0.0)
 
 
-def _neighbours(tree, other, level, owner, start, stop, rule):  # type: ignore[no-untyped-def]
+def _neighbours(
+    tree: ClusterTree, other: ClusterTree, level: int, owner: IntArray, start: IntArray, stop: IntArray,
+    rule: SamplingRule,
+) -> tuple[IntArray, NumpyArray]:  # fmt: skip
     """The points of leaves next to t: all in d > 1; in one dimension the nearest, then ever fewer."""
     slots = start[:, None] + np.arange(other.leaf_size)
     inside = slots < stop[:, None]

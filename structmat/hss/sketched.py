@@ -13,6 +13,7 @@ Omega_t. Cost O(n s^2) for s samples.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -40,10 +41,12 @@ class Samples:
 
     @property
     def symmetric(self) -> bool:
+        """Whether one set of samples serves rows and columns."""
         return self.psi is self.omega
 
     @property
     def count(self) -> int:
+        """Number of samples s, the smaller one of the two sides."""
         return min(self.omega.shape[2], self.psi.shape[2])
 
 
@@ -107,12 +110,16 @@ def _side(
         part = slice(first, first + chunk)
         o, left = np.array(omega[part], order="C"), np.array(y[part], order="C")
         weakest = np.empty(len(o))
+<<<<<<< HEAD
         with one_blas_thread():
             parallel_ranges(
                 lambda i, j, o=o, left=left, w=weakest: cpu_sketch.nullify(o, left, w, i, j),
                 len(o),
                 serial=o.size < 1 << 14,
             )
+=======
+        parallel_ranges(partial(cpu_sketch.nullify, o, left, weakest), len(o), serial=o.size < 1 << 14)
+>>>>>>> lint
         if b:  # no inputs of the node's own: nothing that could be badly determined
             weak = min(weak, float(weakest.min()))
         own[part] = left[:, :, :b]

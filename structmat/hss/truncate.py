@@ -91,7 +91,8 @@ def _cut(
     basis: NestedBasis, weights: list[NumpyArray], allowed: float, max_rank: int | None
 ) -> tuple[NestedBasis, list[NumpyArray], float]:
     """The truncated basis, for each level the maps from old to new coefficients, and the squared error."""
-    arrays, ranks, maps = [], [], []
+    arrays, ranks = [], []
+    maps: list[NumpyArray] = []
     square = 0.0
     for level in range(basis.depth, 0, -1):
         weight = weights[level - 1]

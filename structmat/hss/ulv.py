@@ -48,13 +48,15 @@ class UlvLevel:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the factors of this level."""
         return sum(a.nbytes for a in vars(self).values() if a is not None)
 
 
 def with_padded_diagonal(diagonal: NumpyArray, tree: ClusterTree) -> tuple[NumpyArray, float]:
-    """A copy with a number of the block's size on the diagonal where leaves are padded, and the sum of their logarithms.
+    """A copy with a number of the block's size on the diagonal where leaves are padded, and the sum of their logs.
 
-    The solution does not change, and the determinant is corrected by the sum; a one would make small blocks look singular.
+    The solution does not change, and the determinant is corrected by the sum; a one would make small blocks look
+    singular.
     """
     if not tree.is_padded:
         return diagonal, 0.0
@@ -235,8 +237,8 @@ def _eliminate_level(
     if weakest.min() <= np.finfo(dtype).eps:
         node = int(weakest.argmin())
         raise SingularBlockError(
-            f"the block of node {node} on level {number} is singular (smallest pivot {weakest[node]:.1e} relative to its "
-            "largest entry); add_diagonal(shift) regularises, lstsq solves in the least-squares sense",
+            f"the block of node {node} on level {number} is singular (smallest pivot {weakest[node]:.1e} relative to "
+            "its largest entry); add_diagonal(shift) regularises, lstsq solves in the least-squares sense",
             number, node,
         )  # fmt: skip
     coupling = matmul(rest, b)

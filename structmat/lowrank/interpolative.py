@@ -53,8 +53,8 @@ def row_interpolation(
     Returns
     -------
     rest : (nb, p - k, k) array
-        With k the largest rank: each block is `X @ block[order[:k]]` up to the tolerance times a modest factor, where the
-        rows order[:k] of X are the identity and its rows order[k:] are `rest`.
+        With k the largest rank: each block is `X @ block[order[:k]]` up to the tolerance times a modest factor, where
+        the rows order[:k] of X are the identity and its rows order[k:] are `rest`.
     order : (nb, p) int array
         Skeleton rows first.
     ranks : (nb,) int array
@@ -81,9 +81,9 @@ def truncated_range(
     """Orthonormal bases of the dominant column spaces of a batch of blocks.
 
     Parameters are those of `row_interpolation`. Returns the bases (nb, p, k), zero beyond the true rank, the ranks
-    (nb,) and bounds of `||M - Q Q^H M||_F` (nb,), at most `tail` unless `max_rank` cuts in. With `samples`, the columns are random samples
-    of the block's range, s of them: then `tail` is sqrt(s) times what the basis may leave of the block, and the rank is
-    corrected for having been fitted to them. Cost O(p s k) for each block.
+    (nb,) and bounds of `||M - Q Q^H M||_F` (nb,), at most `tail` unless `max_rank` cuts in. With `samples`, the columns
+    are random samples of the block's range, s of them: then `tail` is sqrt(s) times what the basis may leave of the
+    block, and the rank is corrected for having been fitted to them. Cost O(p s k) for each block.
     """
     lower, _order, ranks, left = _factor(blocks, tail, max_rank, 1.0 / blocks.shape[2] if samples else 0.0)
     width = int(ranks.max(initial=0))
