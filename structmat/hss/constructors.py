@@ -429,8 +429,8 @@ def _finished(
     if result.nbytes > 2 * _dense_bytes(result) and row_tree.depth >= 2:
         warnings.warn(
             f"the matrix has no HSS structure to speak of at this tolerance: {result.nbytes / 1e6:.3g} MB with ranks "
-            f"up to {result.max_rank}, against {_dense_bytes(result) / 1e6:.3g} MB as a dense array; use a dense array, "
-            "a larger rtol or another ordering (ClusterTree.from_points)",
+            f"up to {result.max_rank}, against {_dense_bytes(result) / 1e6:.3g} MB as a dense array; use a dense "
+            "array, a larger rtol or another ordering (ClusterTree.from_points)",
             StructureWarning,
             stacklevel=4,
         )
