@@ -14,7 +14,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._backend import conj, is_numpy, like, numpy_dtype, one_blas_thread, parallel_ranges, parallel_tasks, thread_count, to_numpy
+from ._backend import (
+    conj,
+    is_numpy,
+    like,
+    numpy_dtype,
+    one_blas_thread,
+    parallel_ranges,
+    parallel_tasks,
+    thread_count,
+    to_numpy,
+)
 from ._typing import Array, IntArray, NumpyArray
 from .blocks import BlockBatch, NestedBasis
 from .engine import reference
@@ -142,19 +152,9 @@ class NestedStorage:
 
         def ascend(root: int) -> None:
             first, last = root << (depth - split), (root + 1) << (depth - split)
-<<<<<<< HEAD
             near_field(buffer, near.pointers, near.entries, adjointly, flat_x, flat_y, first, last, p, q)
             up_the_tree(
                 buffer, source, packed.orders, source_places, flat_x, up, root, split, max(split, 1), depth,
-=======
-            cpu.near_field(buffer, near.pointers, near.entries, adjointly, flat_x, flat_y, first, last, p, q)
-            cpu.nested_up(buffer, source, packed.orders, source_places, flat_x, up, root, split, max(split, 1), depth)
-
-        def descend(root: int, level: int, top: int, bottom: int) -> None:
-            cpu.nested_down(
-                buffer, target, packed.orders, source[:, 2], target_places, source_places,
-                couplings.pointers, couplings.entries, adjointly, up, down, flat_y, root, level, top, bottom,
->>>>>>> lint
             )  # fmt: skip
 
         def descend(root: int, level: int, top: int, bottom: int) -> None:
@@ -272,34 +272,4 @@ def _lists(
     return _Lists(pointers.astype(np.int64), np.ascontiguousarray(table[order], dtype=np.int64))
 
 
-<<<<<<< HEAD
-=======
-# ------------------------------------------------------------------------------ batched products
-
-
-def _adjoint(a: NumpyArray) -> NumpyArray:
-    return (a.conj() if a.dtype.kind == "c" else a).swapaxes(-1, -2)
-
-
-def _multiply_batch(batch: BlockBatch, x: NumpyArray, half: bool, adjointly: bool) -> NumpyArray:
-    """Like `reference.apply_blocks`, with the products shared by the threads."""
-    rows, cols = (batch.cols, batch.rows) if adjointly else (batch.rows, batch.cols)
-    data = _adjoint(batch.data) if adjointly else batch.data
-    parts, targets = [matmul(data, _pick(x, cols))], [rows]
-    mirrored = np.flatnonzero(rows != cols) if half else rows[:0]
-    if len(mirrored):
-        parts.append(matmul(_adjoint(data[mirrored]), _pick(x, rows[mirrored])))
-        targets.append(cols[mirrored])
-    target = np.concatenate(targets)
-    if len(parts) == 1 and np.array_equal(target, np.arange(len(x))):
-        return parts[0]
-    return reference.scatter_sum(np.concatenate(parts), target, len(x))
-
-
-def _pick(x: NumpyArray, index: IntArray) -> NumpyArray:
-    """x[index], without a copy where the index is the identity."""
-    return x if len(index) == len(x) and np.array_equal(index, np.arange(len(x))) else x[index]
-
-
->>>>>>> lint
 __all__ = ["NestedStorage"]

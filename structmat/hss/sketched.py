@@ -110,16 +110,8 @@ def _side(
         part = slice(first, first + chunk)
         o, left = np.array(omega[part], order="C"), np.array(y[part], order="C")
         weakest = np.empty(len(o))
-<<<<<<< HEAD
         with one_blas_thread():
-            parallel_ranges(
-                lambda i, j, o=o, left=left, w=weakest: cpu_sketch.nullify(o, left, w, i, j),
-                len(o),
-                serial=o.size < 1 << 14,
-            )
-=======
-        parallel_ranges(partial(cpu_sketch.nullify, o, left, weakest), len(o), serial=o.size < 1 << 14)
->>>>>>> lint
+            parallel_ranges(partial(cpu_sketch.nullify, o, left, weakest), len(o), serial=o.size < 1 << 14)
         if b:  # no inputs of the node's own: nothing that could be badly determined
             weak = min(weak, float(weakest.min()))
         own[part] = left[:, :, :b]
