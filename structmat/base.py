@@ -282,7 +282,10 @@ class StructuredMatrix(ABC):
         return self.factorize().slogdet()
 
     def inverse(self, *, rtol: float | None = None) -> Any:
-        """The inverse in the same format, recompressed to `rtol`, by a factorisation."""
+        """The inverse X in the same format, by a factorisation, recompressed so that ||A X - I||_F <= rtol sqrt(n).
+
+        Rounding allows no less than about the machine precision times the square of the condition number.
+        """
         self._require_square("inverse")
         return self.factorize().inverse(rtol=rtol)
 

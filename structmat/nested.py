@@ -240,7 +240,7 @@ def _split_level(depth: int, nbytes: int) -> int:
     threads = thread_count()
     if threads == 1 or nbytes < SERIAL_BYTES:
         return 0
-    return min(depth, (4 * threads - 1).bit_length())
+    return min(depth, (8 * threads - 1).bit_length())
 
 
 def _each_subtree(function: Callable[[int], None], split: int) -> None:

@@ -66,6 +66,27 @@ def ulv_forward(q, q_tau, lower, front, gone_basis, x, kept, outgoing, first, la
 
 
 @jit
+def ulv_exchange(coupling, transfer, outgoing, kept, risen, first, last):
+    """For the parents first .. last - 1: kept -= coupling times the sibling's outgoing; risen = sum of transfer^H outgoing.
+
+    coupling (nb, k, kv); transfer (nb, kv, kp), or kp = 0; outgoing (nb, kv, 1); kept (nb, k, 1); risen (nb / 2, kp, 1).
+    """
+    k, kv, kp = uint64(coupling.shape[1]), uint64(coupling.shape[2]), uint64(transfer.shape[2])
+    blocks, maps = coupling.reshape(-1), transfer.reshape(-1)
+    sent, left, up = outgoing.reshape(-1), kept.reshape(-1), risen.reshape(-1)
+    for parent in range(first, last):
+        above = uint64(parent) * kp
+        for c in range(kp):
+            up[above + c] = 0
+        for child in range(2):
+            b, sibling = uint64(2 * parent + child), uint64(2 * parent + 1 - child)
+            for i in range(k):
+                left[b * k + i] -= dot(blocks, (b * k + i) * kv, sent, sibling * kv, kv)
+            for i in range(kv):
+                subtract(maps, (b * kv + i) * kp, -sent[b * kv + i], up, above, kp)
+
+
+@jit
 def ulv_backward(p_vectors, p_tau, x, kept, first, last):
     """As `cpu_ulv.ulv_backward`, for x (nb, p, 1)."""
     e, p = uint64(p_vectors.shape[1]), uint64(p_vectors.shape[2])

@@ -83,7 +83,7 @@ def ulv_eliminate(
 
     With U = Q [R; 0] and (Q^H D)[k:] P = [L, 0], Q^H D P = [[F, K], [L, 0]] and P^H V = [G; W]: reflectors of Q in q
     (nb, k, p), R in rest, those of P in p_vectors (nb, e, p), L in lower, F in front, K in kept, G^H in gone_basis
-    (nb, kv, e), W in kept_basis (nb, k, kv). weakest (nb,): the smallest pivot relative to the largest entry of D.
+    (nb, kv, e), W in kept_basis (nb, k, kv). weakest (nb,): the smallest pivot relative to its row.
     """
     p, k = row_basis.shape[1:]
     kv, e = col_basis.shape[2], p - k
@@ -93,11 +93,9 @@ def ulv_eliminate(
     basis = np.empty((kv, p), dtype=diagonal.dtype)
     for b in range(first, last):
         compress_rows(row_basis[b], q[b], q_tau[b], rest[b])
-        largest = 0.0
         for i in range(p):
             for j in range(p):
                 columns[j, i] = diagonal[b, i, j]
-                largest = max(largest, abs(diagonal[b, i, j]))
         for c in range(k):
             v, tau = q[b, c], q_tau[b, c]
             for j in range(p):
@@ -120,7 +118,10 @@ def ulv_eliminate(
             beta, tau = reflector(v, r, p)
             p_tau[b, r] = tau
             lower[b, r, r] = beta
-            smallest = min(smallest, abs(beta))
+            size = beta * beta  # of the whole row: orthogonal transformations have not changed it
+            for j in range(r):
+                size += lower[b, r, j].real ** 2 + lower[b, r, j].imag ** 2
+            smallest = min(smallest, abs(beta) / np.sqrt(size) if size > 0.0 else 0.0)
             for j in range(r + 1, e):
                 lower[b, r, j] = 0
                 reflect_right(below[j], v, tau, r, p)
@@ -138,7 +139,7 @@ def ulv_eliminate(
         for c in range(kv):
             for j in range(e):
                 gone_basis[b, c, j] = basis[c, j]
-        weakest[b] = smallest / largest if largest > 0.0 and e > 0 else (0.0 if e > 0 else np.inf)
+        weakest[b] = smallest
 
 
 @jit

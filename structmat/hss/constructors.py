@@ -87,9 +87,10 @@ class HSSConstructors:
 
         cut, more, _ = truncate(g, rtol=0.0, atol=0.7 * allowed, max_rank=cap)
         eps = float(np.finfo(array.dtype).eps)
-        bound = max(float(np.hypot(error, more)) / size if size > 0 else 0.0, eps)
+        rounding = 32 * eps  # of the orthogonal transformations
+        bound = float(np.hypot(error, more)) / size + rounding if size > 0 else rounding
         certificate = Certificate(
-            max(tolerance, atol / size if size > 0 else 0.0, 32 * eps), bound, bound, 1.0, "guaranteed by truncation",
+            max(tolerance, atol / size if size > 0 else 0.0, 64 * eps), bound, bound, 1.0, "guaranteed by truncation",
             entries=array.size,
         )  # fmt: skip
         return _finished(cut, row_tree, col_tree, certificate, capped=cap is not None)

@@ -41,7 +41,7 @@ def invert(factorization: HSSFactorization, *, rtol: float | None) -> HSSMatrix:
     tolerance = asked / max(1.0, amplified)
     # rounding in the factors has left noise of this size in X, which is not to be taken for rank
     floor = 4.0 * float(np.finfo(a.dtype).eps) * max(1.0, amplified)
-    return a._result(exact, max(tolerance, floor), trees=(a.col_tree, a.row_tree))
+    return a._result(exact, float(max(tolerance, floor)), trees=(a.col_tree, a.row_tree))
 
 
 def _local_solution(level: UlvLevel, rhs: NumpyArray) -> tuple[NumpyArray, NumpyArray, NumpyArray]:

@@ -131,11 +131,7 @@ class HSSFactorization(Factorization):
             )  # fmt: skip
             if outside is not None:
                 outgoing += outside
-            kept -= matmul(level.coupling, swap_siblings(outgoing))
-            outside = None
-            if level.transfer is not None:
-                risen = matmul(adjoint(level.transfer), outgoing)
-                outside = risen[::2] + risen[1::2]
+            outside = _exchange(level, outgoing, kept)
             blocks.append(x)
             x = pairs(kept)
         x = scipy.linalg.lu_solve(self._root, x[0], check_finite=False)[None]
@@ -209,7 +205,7 @@ def _eliminate(g: Generators, diagonal: NumpyArray) -> tuple[list[UlvLevel], Num
     d = diagonal
     u, v = (g.row_basis[g.depth], g.col_basis[g.depth]) if g.depth else (d, d)
     for number in range(g.depth, 0, -1):
-        transfer = halves(g.col_basis[number - 1]) if number > 1 else None
+        transfer = np.ascontiguousarray(halves(g.col_basis[number - 1])) if number > 1 else None
         level, kept = _eliminate_level(d, u, v, g.couplings[number - 1], transfer, number)
         levels.append(level)
         d, u, v = _parent_blocks(level, kept, g, number)
@@ -238,7 +234,7 @@ def _eliminate_level(
         node = int(weakest.argmin())
         raise SingularBlockError(
             f"the block of node {node} on level {number} is singular (smallest pivot {weakest[node]:.1e} relative to "
-            "its largest entry); add_diagonal(shift) regularises, lstsq solves in the least-squares sense",
+            "its row); add_diagonal(shift) regularises, lstsq solves in the least-squares sense",
             number, node,
         )  # fmt: skip
     coupling = matmul(rest, b)
@@ -264,13 +260,33 @@ def _root_factor(root: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
         warnings.simplefilter("ignore", scipy.linalg.LinAlgWarning)  # judged below, with the level and the node
         lu, pivots = scipy.linalg.lu_factor(root, check_finite=False)
     diagonal = np.abs(np.diagonal(lu))
-    if len(diagonal) and diagonal.min() <= np.finfo(root.dtype).eps * np.abs(root).max(initial=0.0):
+    sizes = np.linalg.norm(root, axis=1)
+    for step, other in enumerate(pivots):  # the order that pivoting has brought the rows into
+        sizes[[step, other]] = sizes[[other, step]]
+    if len(diagonal) and (diagonal <= np.finfo(root.dtype).eps * sizes).any():
         raise SingularBlockError(
             f"the block of the root (level 0, node 0) is singular (smallest pivot {diagonal.min():.1e}); "
             "add_diagonal(shift) regularises, lstsq solves in the least-squares sense",
             0, 0,
         )  # fmt: skip
     return lu, pivots
+
+
+def _exchange(level: UlvLevel, outgoing: NumpyArray, kept: NumpyArray) -> NumpyArray | None:
+    """Take off `kept` what the siblings' eliminated unknowns contribute; returns what they send to the grandparents."""
+    nb, kv, columns = outgoing.shape
+    if columns == 1:
+        transfer = np.empty((nb, kv, 0), dtype=outgoing.dtype) if level.transfer is None else level.transfer
+        risen = np.empty((nb // 2, transfer.shape[2], 1), dtype=outgoing.dtype)
+        _by_node(
+            cpu_solve.ulv_exchange, nb // 2, level.coupling.nbytes, level.coupling, transfer, outgoing, kept, risen
+        )
+        return None if level.transfer is None else risen
+    kept -= matmul(level.coupling, swap_siblings(outgoing))
+    if level.transfer is None:
+        return None
+    risen = matmul(adjoint(level.transfer), outgoing)
+    return risen[::2] + risen[1::2]
 
 
 def substitution_kernels(x: NumpyArray) -> Any:

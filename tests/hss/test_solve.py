@@ -258,3 +258,10 @@ def test_kernels_on_other_points(rng):
     b = rng.standard_normal(600)
     solution = a.factorize().solve(b)
     assert np.linalg.norm(a @ solution - b) <= 1e-12 * a.norm() * np.linalg.norm(solution)
+
+
+@pytest.mark.parametrize("sizes", [[1.0, 1e-17], np.logspace(0, -200, 100)])
+def test_rows_of_very_different_sizes_are_not_singular(sizes):
+    tree = sm.ClusterTree.balanced(len(sizes), 8)
+    a = sm.HSSMatrix.from_diagonal(sizes, tree)
+    assert np.allclose(a.factorize().solve(np.asarray(sizes)), 1.0, rtol=1e-12)
