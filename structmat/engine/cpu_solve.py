@@ -67,9 +67,10 @@ def ulv_forward(q, q_tau, lower, front, gone_basis, x, kept, outgoing, first, la
 
 @jit
 def ulv_exchange(coupling, transfer, outgoing, kept, risen, first, last):
-    """For the parents first .. last - 1: kept -= coupling times the sibling's outgoing; risen = sum of transfer^H outgoing.
+    """For each parent: take coupling times the sibling's outgoing off kept, and sum transfer^H outgoing into risen.
 
-    coupling (nb, k, kv); transfer (nb, kv, kp), or kp = 0; outgoing (nb, kv, 1); kept (nb, k, 1); risen (nb / 2, kp, 1).
+    coupling (nb, k, kv); transfer (nb, kv, kp), or kp = 0; outgoing (nb, kv, 1); kept (nb, k, 1); risen
+    (nb / 2, kp, 1).
     """
     k, kv, kp = uint64(coupling.shape[1]), uint64(coupling.shape[2]), uint64(transfer.shape[2])
     blocks, maps = coupling.reshape(-1), transfer.reshape(-1)

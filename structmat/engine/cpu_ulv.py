@@ -118,10 +118,12 @@ def ulv_eliminate(
             beta, tau = reflector(v, r, p)
             p_tau[b, r] = tau
             lower[b, r, r] = beta
-            size = beta * beta  # of the whole row: orthogonal transformations have not changed it
-            for j in range(r):
-                size += lower[b, r, j].real ** 2 + lower[b, r, j].imag ** 2
-            smallest = min(smallest, abs(beta) / np.sqrt(size) if size > 0.0 else 0.0)
+            # against the whole row, whose size orthogonal columns have not changed; as a ratio, which cannot underflow
+            size = 1.0
+            if beta != 0.0:
+                for j in range(r):
+                    size += (abs(lower[b, r, j]) / abs(beta)) ** 2
+            smallest = min(smallest, 1.0 / np.sqrt(size) if beta != 0.0 else 0.0)
             for j in range(r + 1, e):
                 lower[b, r, j] = 0
                 reflect_right(below[j], v, tau, r, p)
