@@ -30,6 +30,9 @@ from .blocks import BlockBatch, NestedBasis
 from .engine import reference
 from .engine.dense import SERIAL_BYTES
 
+# what a core keeps close at hand
+CACHE_BYTES = 1 << 21
+
 
 @dataclass(frozen=True)
 class _Lists:
@@ -148,7 +151,7 @@ class NestedStorage:
         source_places, target_places = _places(source), _places(target)
         up = flat(np.empty((source_places[-1], columns), dtype=buffer.dtype), source_places[-1])
         down = flat(np.zeros((target_places[-1], columns), dtype=buffer.dtype), target_places[-1])
-        split = _split_level(depth, buffer.nbytes * columns)
+        split = _split_level(depth, buffer.nbytes * columns, (p + q) * columns * buffer.itemsize)
 
         def ascend(root: int) -> None:
             first, last = root << (depth - split), (root + 1) << (depth - split)
@@ -235,12 +238,16 @@ def _places(table: IntArray) -> IntArray:
     return np.append(0, np.cumsum(counts))
 
 
-def _split_level(depth: int, nbytes: int) -> int:
-    """The level whose subtrees the threads share: several a thread, so that a late thread costs little."""
+def _split_level(depth: int, nbytes: int, leaf_bytes: int) -> int:
+    """The level whose subtrees the threads share: some for each, so that a late thread costs little.
+
+    With many vectors, more: those of a subtree (`leaf_bytes` a leaf) should stay in a core's cache between its steps.
+    """
     threads = thread_count()
     if threads == 1 or nbytes < SERIAL_BYTES:
         return 0
-    return min(depth, (8 * threads - 1).bit_length())
+    fitting = max(1, CACHE_BYTES // max(1, leaf_bytes)).bit_length() - 1
+    return min(depth, max((2 * threads - 1).bit_length(), depth - fitting))
 
 
 def _each_subtree(function: Callable[[int], None], split: int) -> None:

@@ -13,7 +13,7 @@ from .cpu import jit
 
 
 @jit
-def block_list(buffer, pointers, entries, node, p, q, adjointly, x, x0, y, y0):
+def block_list(buffer, pointers, entries, node, p, q, adjointly, x, x0, y, y0, work):
     """Add the blocks of one row of the block list to y[y0 + node p:]; x holds the nodes of the level from row x0 on."""
     target = y[y0 + node * p : y0 + (node + 1) * p]
     for e in range(pointers[node], pointers[node + 1]):
@@ -21,16 +21,18 @@ def block_list(buffer, pointers, entries, node, p, q, adjointly, x, x0, y, y0):
         source = x[x0 + other * q : x0 + (other + 1) * q]
         if (mirrored != 0) != adjointly:
             block = np.ascontiguousarray(np.conj(buffer[start : start + p * q].reshape((q, p)).T))
+            np.dot(block, source, work[:p])
         else:
-            block = buffer[start : start + p * q].reshape((p, q))
-        target += np.dot(block, source)
+            np.dot(buffer[start : start + p * q].reshape((p, q)), source, work[:p])
+        target += work[:p]
 
 
 @jit
 def block_up(buffer, basis, orders, places, x, coefficients, root, split, top, bottom):
-    """As `cpu.nested_up`; x (leaves q, m)."""
-    depth = basis.shape[0] - 1
-    work = np.empty((basis[:, 1].max(), x.shape[1]), dtype=x.dtype)
+    """As `cpu.nested_up`; x (leaves q, m). The conjugate is taken of the vectors, not of the basis."""
+    depth, columns = basis.shape[0] - 1, x.shape[1]
+    work = np.empty((basis[:, 1].max(), columns), dtype=x.dtype)
+    product = np.empty((basis[:, 2].max(), columns), dtype=x.dtype)
     for level in range(bottom, top - 1, -1):
         start, p, k, index = basis[level]
         rest = p if index < 0 else p - k
@@ -38,15 +40,17 @@ def block_up(buffer, basis, orders, places, x, coefficients, root, split, top, b
             at = node * p if level == depth else places[level + 1] + node * p
             below = (x if level == depth else coefficients)[at : at + p]
             out = coefficients[places[level] + node * k : places[level] + (node + 1) * k]
-            block = np.conj(buffer[start + node * rest * k : start + (node + 1) * rest * k].reshape((k, rest)))
-            if index < 0:
-                out[:] = np.dot(block, below)
-                continue
             for j in range(rest):
-                work[j] = below[orders[index + node * p + k + j]]
-            out[:] = np.dot(block, work[:rest])
+                row = below[j] if index < 0 else below[orders[index + node * p + k + j]]
+                for c in range(columns):
+                    work[j, c] = np.conj(row[c])
+            block = buffer[start + node * rest * k : start + (node + 1) * rest * k].reshape((k, rest))
+            np.dot(block, work[:rest], product[:k])
             for j in range(k):
-                out[j] += below[orders[index + node * p + j]]
+                for c in range(columns):
+                    out[j, c] = np.conj(product[j, c])
+                if index >= 0:
+                    out[j] += below[orders[index + node * p + j]]
 
 
 @jit
@@ -56,6 +60,7 @@ def block_down(
 ):  # fmt: skip
     """As `cpu.nested_down`; y (leaves p, m)."""
     depth = basis.shape[0] - 1
+    work = np.empty((basis[:, 1].max(), y.shape[1]), dtype=y.dtype)
     for level in range(top, bottom + 1):
         start, p, k, index = basis[level]
         rest = p if index < 0 else p - k
@@ -63,25 +68,26 @@ def block_down(
         for node in range(root << (level - split), (root + 1) << (level - split)):
             block_list(
                 buffer, pointers[offset:], entries, node, k, other_widths[level], adjointly,
-                sources, other_places[level], coefficients, places[level],
+                sources, other_places[level], coefficients, places[level], work,
             )  # fmt: skip
             own = coefficients[places[level] + node * k : places[level] + (node + 1) * k]
             at = node * p if level == depth else places[level + 1] + node * p
             below = (y if level == depth else coefficients)[at : at + p]
             block = buffer[start + node * rest * k : start + (node + 1) * rest * k].reshape((k, rest))
-            part = np.dot(np.ascontiguousarray(block.T), own)
+            np.dot(block.T, own, work[:rest])
             if index < 0:
-                below += part
+                below += work[:rest]
                 continue
             for j in range(k):
                 below[orders[index + node * p + j]] += own[j]
             for j in range(rest):
-                below[orders[index + node * p + k + j]] += part[j]
+                below[orders[index + node * p + k + j]] += work[j]
 
 
 @jit
 def block_near(buffer, pointers, entries, adjointly, x, y, first, last, p, q):
     """As `cpu.near_field`; y (leaves p, m) is overwritten."""
     y[first * p : last * p] = 0
+    work = np.empty((p, y.shape[1]), dtype=y.dtype)
     for node in range(first, last):
-        block_list(buffer, pointers, entries, node, p, q, adjointly, x, 0, y, 0)
+        block_list(buffer, pointers, entries, node, p, q, adjointly, x, 0, y, 0, work)
