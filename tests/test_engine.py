@@ -216,12 +216,12 @@ def test_interpolation_solves_for_the_other_rows(rng, dtype):
 def test_nullify_against_an_explicit_null_space(rng, dtype):
     nb, b, s, p = 5, 4, 11, 6
     omega, y = numbers(rng, nb, b, s, dtype=dtype), numbers(rng, nb, p, s, dtype=dtype)
-    out, weakest = y.copy(), np.empty(nb)
-    cpu_sketch.nullify(omega.copy(), out, weakest, 0, nb)
+    own, outside, weakest = np.empty((nb, p, b), dtype), np.empty((nb, p, s - b), dtype), np.empty(nb)
+    cpu_sketch.nullify(omega, y, own, outside, weakest, 0, nb)
     for t in range(nb):
         null = scipy.linalg.null_space(omega[t])
-        assert near(out[t, :, :b], y[t] @ np.linalg.pinv(omega[t]), dtype, 1e4)
-        beyond = out[t, :, b:]  # up to a rotation of the null space
+        assert near(own[t], y[t] @ np.linalg.pinv(omega[t]), dtype, 1e4)
+        beyond = outside[t]  # up to a rotation of the null space
         assert near(beyond @ adjoint(beyond), y[t] @ null @ adjoint(y[t] @ null), dtype, 1e3)
     assert (weakest > 1e-3).all()
 
@@ -230,7 +230,7 @@ def test_nullify_sees_dependent_inputs(rng):
     omega = rng.standard_normal((2, 3, 8))
     omega[1, 2] = omega[1, 0] + omega[1, 1]
     weakest = np.empty(2)
-    cpu_sketch.nullify(omega, rng.standard_normal((2, 4, 8)), weakest, 0, 2)
+    cpu_sketch.nullify(omega, rng.standard_normal((2, 4, 8)), np.empty((2, 4, 3)), np.empty((2, 4, 5)), weakest, 0, 2)
     assert weakest[0] > 1e-3
     assert weakest[1] < 1e-14
 

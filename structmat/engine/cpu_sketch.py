@@ -13,11 +13,11 @@ PANEL = 16
 
 
 @jit
-def nullify(omega, y, weakest, first, last):
-    """For each node, by an LQ factorisation of omega (nb, b, s), b <= s: y (nb, p, s) becomes [Y Omega^+, Y N].
+def nullify(omega, y, own, beyond, weakest, first, last):
+    """For each node, by an LQ factorisation of omega (nb, b, s), b <= s: own = Y Omega^+ and beyond = Y N, y (nb, p, s).
 
-    N is an orthonormal basis of the null space of Omega. Both arrays are overwritten. weakest (nb,): the smallest over
-    the largest pivot of the factorisation. Panels of reflectors are applied to the rows below as
+    N is an orthonormal basis of the null space of Omega: own (nb, p, b), beyond (nb, p, s - b). weakest (nb,): the
+    smallest over the largest pivot of the factorisation; where it is zero, `own` means nothing. Panels of reflectors are applied to the rows below as
     R - (R V) T V^H (R. Schreiber, C. Van Loan, SIAM J. Sci. Stat. Comput. 10 (1989) 53-57).
     """
     b, s = omega.shape[1:]
@@ -47,10 +47,10 @@ def nullify(omega, y, weakest, first, last):
                 triangle[c] = 0
             apply_panel(rows[stop:], vectors, triangle)
         weakest[t] = low / high if high > 0.0 else 0.0
-        omega[t] = rows[:b]
-        y[t] = rows[b:]
         if weakest[t] > 0.0:
-            solve_rows(omega[t], y[t])
+            solve_rows(rows[:b], rows[b:])
+        own[t] = rows[b:, :b]
+        beyond[t] = rows[b:, b:]
 
 
 @jit

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import parallel_tasks
+from .._backend import parallel_ranges, parallel_tasks, real_dtype
 from .._typing import NumpyArray
 from ..certificate import Certificate
 from ..exceptions import SymmetryError, TooFewSamplesError
@@ -27,6 +27,7 @@ from .sketched import (
 )
 
 CHECK_PROBES = 10
+STREAMS = 32  # of random numbers: pieces for the threads to take
 # up to this size a matrix that probes cannot resolve is built from all its columns
 BY_COLUMNS = 8192
 ROUNDS = 4
@@ -48,16 +49,20 @@ class _Recorder:
         self.parts: list[Samples] = []  # as drawn
 
     def gaussian(self, rows: int, count: int) -> NumpyArray:
-        """Independent standard normal numbers, drawn by two streams at a time; the same for any number of threads."""
-        real = np.float32 if self.source.dtype in (np.float32, np.complex64) else np.float64
+        """Independent standard normal numbers; the same for any number of threads.
+
+        They are drawn in single precision, which is faster and as good: they need only be generic.
+        """
         parts = 2 if self.source.dtype.kind == "c" else 1
-        x = np.empty((rows, count * parts), dtype=real)
-        streams = self.rng.spawn(8)
+        x = np.empty((rows, count * parts), dtype=real_dtype(self.source.dtype))
+        cuts = [rows * k // STREAMS for k in range(STREAMS + 1)]
+        streams = self.rng.spawn(STREAMS)
 
         def fill(k: int) -> None:
-            streams[k].standard_normal(out=x[rows * k // 8 : rows * (k + 1) // 8], dtype=real)
+            part = x[cuts[k] : cuts[k + 1]]
+            part[...] = streams[k].standard_normal(part.shape, dtype=np.float32)
 
-        parallel_tasks(fill, 8)
+        parallel_tasks(fill, STREAMS)
         if parts == 1:
             return x
         x *= np.sqrt(0.5)
@@ -68,7 +73,12 @@ class _Recorder:
         dtype = self.source.dtype
 
         def leaves(tree: ClusterTree, x: NumpyArray) -> NumpyArray:
-            return np.ascontiguousarray(tree.to_leaves(x.astype(dtype, copy=False)))
+            blocks = tree.to_leaves(x)
+            if blocks.flags.c_contiguous and blocks.dtype == dtype:
+                return blocks
+            out = np.empty(blocks.shape, dtype=dtype)
+            parallel_ranges(lambda a, b: np.copyto(out[a:b], blocks[a:b], casting="same_kind"), len(out))
+            return out
 
         def inputs(tree: ClusterTree, x: NumpyArray) -> NumpyArray:
             return with_full_rows(leaves(tree, x), tree.leaf_positions < tree.n)

@@ -108,14 +108,13 @@ def _side(
     tails = tail * room / np.sqrt(s)
     for first in range(0, nb, chunk):
         part = slice(first, first + chunk)
-        o, left = np.array(omega[part], order="C"), np.array(y[part], order="C")
-        weakest = np.empty(len(o))
+        o, samples = np.ascontiguousarray(omega[part]), np.ascontiguousarray(y[part])
+        beyond, weakest = np.empty((len(o), p, room), dtype=y.dtype), np.empty(len(o))
         with one_blas_thread():
-            parallel_ranges(partial(cpu_sketch.nullify, o, left, weakest), len(o), serial=o.size < 1 << 14)
+            kernel = partial(cpu_sketch.nullify, o, samples, own[part], beyond, weakest)
+            parallel_ranges(kernel, len(o), serial=o.size < 1 << 14)
         if b:  # no inputs of the node's own: nothing that could be badly determined
             weak = min(weak, float(weakest.min()))
-        own[part] = left[:, :, :b]
-        beyond = np.ascontiguousarray(left[:, :, b:])
         basis, rank, _left = truncated_range(beyond, np.full(len(o), tails), max_rank=max_rank, samples=True)
         bases.append(basis)
         ranks.append(rank)
@@ -173,12 +172,14 @@ def root_block(samples: Samples) -> tuple[NumpyArray, float]:
         [(samples.y, samples.omega)] if samples.symmetric else [(samples.y, samples.omega), (samples.z, samples.psi)]
     )
     for y, omega in sides:
-        o, left = np.array(omega, order="C"), np.array(y, order="C")
+        nb, p, columns = y.shape
+        found = np.zeros((nb, p, omega.shape[1]), dtype=y.dtype)
         weakest = np.full(1, np.inf)
-        if o.shape[1]:
-            cpu_sketch.nullify(o, left, weakest, 0, 1)
+        if omega.shape[1]:
+            beyond = np.empty((nb, p, columns - omega.shape[1]), dtype=y.dtype)
+            cpu_sketch.nullify(np.ascontiguousarray(omega), np.ascontiguousarray(y), found, beyond, weakest, 0, 1)
         weak = min(weak, float(weakest[0]))
-        parts.append(left[:, :, : o.shape[1]])
+        parts.append(found)
     mirrored = adjoint(parts[-1])
     return 0.5 * (parts[0] + mirrored), weak
 
