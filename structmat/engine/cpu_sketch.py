@@ -14,11 +14,13 @@ PANEL = 16
 
 @jit
 def nullify(omega, y, own, beyond, weakest, first, last):
-    """For each node, by an LQ factorisation of omega (nb, b, s), b <= s: own = Y Omega^+ and beyond = Y N, y (nb, p, s).
+    """For each node own = Y Omega^+ and beyond = Y N, by an LQ factorisation of omega (nb, b, s), b <= s; y (nb, p, s).
 
     N is an orthonormal basis of the null space of Omega: own (nb, p, b), beyond (nb, p, s - b). weakest (nb,): the
-    smallest over the largest pivot of the factorisation; where it is zero, `own` means nothing. Panels of reflectors are applied to the rows below as
-    R - (R V) T V^H (R. Schreiber, C. Van Loan, SIAM J. Sci. Stat. Comput. 10 (1989) 53-57).
+    smallest over the largest pivot of the factorisation; where it is zero, `own` means nothing.
+
+    Panels of reflectors are applied to the rows below as R - (R V) T V^H (R. Schreiber, C. Van Loan, SIAM J. Sci.
+    Stat. Comput. 10 (1989) 53-57).
     """
     b, s = omega.shape[1:]
     p = y.shape[1]
