@@ -69,7 +69,6 @@ def test_compress_a_dense_matrix(name, problem):
     assert "wrote out.npz" in text
 
 
-@pytest.mark.skipif(not hasattr(sm.HSSMatrix, "from_sparse"), reason="no from_sparse in this version")
 @pytest.mark.parametrize("name", ["a.npz", "a.mtx"])
 def test_compress_a_sparse_matrix(name):
     a = scipy.sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(300, 300)).tocsr()

@@ -142,7 +142,6 @@ def test_operands_that_do_not_fit(pair, rng):
         a - "a"
 
 
-@pytest.mark.skipif(not hasattr(sm.HSSMatrix, "from_sparse"), reason="from_sparse is not there yet")
 def test_sums_with_sparse_matrices(pair):
     band = sparse.diags_array([np.ones(N - 1), np.full(N, 4.0), np.ones(N - 1)], offsets=[-1, 0, 1]).tocsr()
     for result, exact in (
