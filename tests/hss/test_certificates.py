@@ -8,7 +8,7 @@ import pytest
 import structmat as sm
 from tests.problems import line, relative_error
 
-CASES = 100
+CASES = 200
 
 
 def random_problem(seed):
