@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def invert(factorization: HSSFactorization, *, rtol: float | None) -> HSSMatrix:
     """The inverse X, recompressed so that ||A X - I||_F is at most `rtol` sqrt(n), as far as rounding allows."""
-    levels, root, _ = factors_of(factorization)
+    levels, root = factors_of(factorization)
     a = factorization._matrix
     exact = _inverse_generators(levels, root, a.row_tree.leaf_count, a.row_tree.leaf_size)
     if a.row_tree.is_padded:  # the factorisation had ones there

@@ -97,7 +97,6 @@ class HSSFactorization(Factorization):
         self.shape, self.dtype = matrix.shape, matrix.dtype
         self._tree, self._col_tree = matrix.row_tree, matrix.col_tree
         g = narrow(matrix.generators, matrix.row_tree.leaf_size).expanded()
-        self._generators = g
         diagonal, self._padding = with_padded_diagonal(g.diagonal, matrix.row_tree)
         self._levels, root = _eliminate(g, diagonal)
         self._root = _root_factor(root)
@@ -331,6 +330,6 @@ def _permutation_sign(rows: ClusterTree, cols: ClusterTree) -> float:
     return (-1.0) ** (len(where) - cycles)
 
 
-def factors_of(factorization: HSSFactorization) -> tuple[list[UlvLevel], tuple[Array, Array], Generators]:
-    """The factors, for the algorithms of this folder that need more than solves."""
-    return factorization._levels, factorization._root, factorization._generators
+def factors_of(factorization: HSSFactorization) -> tuple[list[UlvLevel], tuple[Array, Array]]:
+    """The factors of the levels (leaves first) and of the root, for algorithms that need more than solves."""
+    return factorization._levels, factorization._root
