@@ -14,9 +14,13 @@ from .._typing import IntArray, NumpyArray
 from ..engine import cpu_rank, dense
 
 
-def _factor(
+def factor(
     blocks: NumpyArray, tail: NumpyArray, max_rank: int | None, spent: float = 0.0
 ) -> tuple[NumpyArray, IntArray, IntArray, NumpyArray]:
+    """The factor L (nb, p, limit) of L Q, the orders of the rows (nb, p), the ranks and what is left (nb,).
+
+    Each rank uses up the share `spent` of the squared tolerance (see `cpu_rank.pivoted_rows`).
+    """
     count, rows, columns = blocks.shape
     limit = min(rows, columns, rows if max_rank is None else max_rank)
     lower = np.empty((count, rows, limit), dtype=blocks.dtype)
@@ -64,7 +68,7 @@ def row_interpolation(
     -----
     Cost O(p s k) for each block. The rank is estimated by pivoted Gram-Schmidt, close to but not below the optimal one.
     """
-    lower, order, ranks, _left = _factor(blocks, tail, max_rank)
+    lower, order, ranks, _left = factor(blocks, tail, max_rank)
     width = int(ranks.max(initial=0))
     rest = np.empty((len(blocks), blocks.shape[1] - width, width), dtype=blocks.dtype)
     parallel_ranges(lambda a, b: cpu_rank.interpolation(lower, order, ranks, rest, a, b), len(blocks))
@@ -85,7 +89,7 @@ def truncated_range(
     are random samples of the block's range, s of them: then `tail` is sqrt(s) times what the basis may leave of the
     block, and the rank is corrected for having been fitted to them. Cost O(p s k) for each block.
     """
-    lower, _order, ranks, left = _factor(blocks, tail, max_rank, 1.0 / blocks.shape[2] if samples else 0.0)
+    lower, _order, ranks, left = factor(blocks, tail, max_rank, 1.0 / blocks.shape[2] if samples else 0.0)
     width = int(ranks.max(initial=0))
     basis = dense.qr(lower[:, :, :width])[0]
     basis *= np.arange(width) < ranks[:, None, None]
@@ -105,7 +109,7 @@ def truncated_svd(
     goes first, so that the singular value decompositions are small.
     """
     tail = np.broadcast_to(np.asarray(tail, dtype=np.float64), (len(blocks),))
-    lower, _order, first, skipped = _factor(blocks, 0.01 * tail, None)
+    lower, _order, first, skipped = factor(blocks, 0.01 * tail, None)
     u, s = dense.left_singular(lower[:, :, : int(first.max(initial=0))])
     left_out = np.sqrt(np.cumsum((s**2)[:, ::-1], axis=1)[:, ::-1])  # (nb, k): norm of the values from j on
     ranks = (left_out > tail[:, None]).sum(axis=1)
