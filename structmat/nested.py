@@ -14,21 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._backend import (
-    conj,
-    is_numpy,
-    like,
-    numpy_dtype,
-    one_blas_thread,
-    parallel_ranges,
-    parallel_tasks,
-    thread_count,
-    to_numpy,
-)
+from ._backend import one_blas_thread, parallel_ranges, parallel_tasks, thread_count
 from ._typing import Array, IntArray, NumpyArray
 from .blocks import BlockBatch, NestedBasis
 from .engine import reference
 from .engine.dense import SERIAL_BYTES
+from .storage import Storage
 
 # what a core keeps close at hand
 CACHE_BYTES = 1 << 21
@@ -54,7 +45,7 @@ class _Packed:
     near_lists: tuple[_Lists, _Lists]
 
 
-class NestedStorage:
+class NestedStorage(Storage):
     """Near field, bases and couplings of one matrix, and the pass over them.
 
     Parameters
@@ -99,26 +90,12 @@ class NestedStorage:
 
     # ------------------------------------------------------------------------------- products
 
-    def apply(self, x: Array, *, adjointly: bool, conjugated: bool = False) -> Array:
-        """A x, A^H x, or their complex conjugates conj(A) x and A^T x; x (leaves, q, k), result (leaves, p, k)."""
-        if conjugated and numpy_dtype(x).kind == "c":
-            return conj(self.apply(conj(x), adjointly=adjointly))
-        if conjugated and numpy_dtype(self.near.data).kind == "c":
-            return conj(self.apply(x, adjointly=adjointly))
-        if not is_numpy(x):
-            if is_numpy(self.near.data):  # the matrix is on the host: so is the product, and the result goes back
-                return like(self.apply(to_numpy(x), adjointly=adjointly), x)
-            return self._apply_reference(x, adjointly)
-        dtype = self.near.data.dtype
-        if x.dtype.kind == "c" and dtype.kind != "c":  # a real matrix: real and imaginary part are two vectors
-            both = self.apply(np.concatenate([x.real, x.imag], axis=2), adjointly=adjointly)
-            return both[:, :, : x.shape[2]] + 1j * both[:, :, x.shape[2] :]
-        x = x.astype(np.result_type(x.dtype, dtype), copy=False)
-        if x.shape[2] == 0:
-            return np.zeros((x.shape[0], self.near.data.shape[2 if adjointly else 1], 0), dtype=x.dtype)
-        if x.dtype != dtype:  # a matrix in single precision, vectors in double: their range and precision are kept
-            return self._apply_reference(x, adjointly)
-        return self._apply_compiled(x, adjointly)
+    @property
+    def _example(self) -> Array:
+        return self.near.data
+
+    def _leaf_size(self, adjointly: bool) -> int:
+        return int(self.near.data.shape[2 if adjointly else 1])
 
     def _bases(self, adjointly: bool) -> tuple[NestedBasis, NestedBasis]:
         """Target and source basis."""

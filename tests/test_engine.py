@@ -239,11 +239,15 @@ def test_nullify_sees_dependent_inputs(rng):
 
 
 def product_of(vectors, taus):
-    """H_0 H_1 .. with H = I - tau v v^H."""
-    n = vectors.shape[1]
+    """H_0 H_1 .. with H = I - tau v v^H: v on and right of the diagonal, T^H of the compact form left of it."""
+    k, n = vectors.shape
+    reflectors = np.triu(vectors)
     out = np.eye(n, dtype=vectors.dtype)
-    for v, tau in zip(vectors, taus, strict=True):
+    for v, tau in zip(reflectors, taus, strict=True):
         out = out @ (np.eye(n) - tau * np.outer(v, v.conj()))
+    triangle = np.tril(vectors[:, :k], -1).conj().T + np.diag(taus)
+    joined = np.eye(n) - reflectors.T @ triangle @ reflectors.conj()
+    assert np.linalg.norm(joined - out) <= 100 * np.finfo(vectors.dtype).eps
     return out
 
 

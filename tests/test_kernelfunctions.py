@@ -25,6 +25,19 @@ CASES = [  # (kernel, the same as a function of the distance r > 0, value at r =
     (kf.Multiquadric(shape=2.0), lambda r: math.sqrt(1 + 4 * r * r), 1.0),
     (kf.InverseMultiquadric(shape=2.0), lambda r: 1 / math.sqrt(1 + 4 * r * r), 1.0),
     (kf.Cauchy(shift=0.1), lambda r: 1 / (r + 0.1), 10.0),
+    (kf.RationalQuadratic(length=0.3, alpha=0.7), lambda r: (1 + r * r / (2 * 0.7 * 0.3**2)) ** -0.7, 1.0),
+    (
+        kf.Periodic(length=0.8, period=0.9),
+        lambda r: math.exp(-2 * math.sin(math.pi * r / 0.9) ** 2 / 0.8**2),
+        1.0,
+    ),
+    (2.0 * kf.Gaussian(length=0.3), lambda r: 2 * math.exp(-((r / 0.3) ** 2) / 2), 2.0),
+    (kf.Cauchy(shift=0.1) + kf.Exponential(length=0.3), lambda r: 1 / (r + 0.1) + math.exp(-r / 0.3), 11.0),
+    (
+        3.0 * (kf.Gaussian(length=0.3) * kf.Exponential(length=0.5, diagonal=2.0)),
+        lambda r: 3 * math.exp(-((r / 0.3) ** 2) / 2 - r / 0.5),
+        6.0,
+    ),
 ]
 KERNELS = pytest.mark.parametrize(("kernel", "function", "at_zero"), CASES, ids=[repr(case[0]) for case in CASES])
 
@@ -56,7 +69,8 @@ def test_points_on_a_line_may_be_given_as_numbers(kernel, function, at_zero, rng
 
 @KERNELS
 def test_leading_axes_are_batches(kernel, function, at_zero, rng):
-    x, y = rng.random((2, 3, 4, 2)), rng.random((2, 3, 5, 2))
+    d = kernel.dim or 2
+    x, y = rng.random((2, 3, 4, d)), rng.random((2, 3, 5, d))
     batch = kernel(x, y)
     assert batch.shape == (2, 3, 4, 5)
     assert kernel.batched
@@ -65,7 +79,7 @@ def test_leading_axes_are_batches(kernel, function, at_zero, rng):
 
 @KERNELS
 def test_symmetry_and_diagonal(kernel, function, at_zero, rng):
-    x = rng.random((6, 2))
+    x = rng.random((6, kernel.dim or 2))
     block = kernel(x, x)
     np.testing.assert_array_equal(block, block.T)
     np.testing.assert_allclose(np.diag(block), at_zero)
@@ -134,3 +148,75 @@ def test_a_matrix_from_a_batched_kernel(points_shape, rng):
     A = sm.HSSMatrix.from_kernel(kernel, points, rtol=1e-7, symmetric=True)
     exact = kernel(points, points)
     assert np.linalg.norm(A.to_dense() - exact) <= 1e-7 * np.linalg.norm(exact)
+
+
+DIFFERENTIABLE = [case[0] for case in CASES if case[0].hyperparameters] + [
+    4.0 * kf.Gaussian(2.0) * kf.Periodic(1.3, 0.7) + 0.5 * (kf.Matern(0.5, 0.2) + 2.0 * kf.RationalQuadratic(0.4, 1.5))
+]
+
+
+@pytest.mark.parametrize("kernel", DIFFERENTIABLE, ids=repr)
+def test_derivatives_are_differences_in_the_logarithms(kernel, rng):
+    x, y, step = rng.random((6, 1)), rng.random((5, 1)), 1e-5
+    y[1] = x[2]
+    for k, name in enumerate(kernel.hyperparameters):
+        moved = [kernel.theta + sign * step * (np.arange(len(kernel.theta)) == k) for sign in (1, -1)]
+        difference = (kernel.with_theta(moved[0])(x, y) - kernel.with_theta(moved[1])(x, y)) / (2 * step)
+        found = kernel.derivative(name)(x, y)
+        np.testing.assert_allclose(found, difference, rtol=1e-6, atol=1e-8)
+        assert np.abs(found).max() > 1e-3  # a derivative that is zero would pass otherwise
+
+
+def test_hyperparameters_of_sums_products_and_multiples():
+    kernel = 2.0 * kf.Gaussian(3.0) * kf.Periodic(1.3, 0.5) + kf.Matern(1.5, 0.7)
+    names = ("0.0.variance", "0.0.length", "0.1.length", "0.1.period", "1.length")
+    assert kernel.hyperparameters == dict(zip(names, (2.0, 3.0, 1.3, 0.5, 0.7), strict=True))
+    changed = kernel.with_theta(np.log([1.0, 2.0, 3.0, 4.0, 5.0]))
+    assert list(changed.hyperparameters.values()) == pytest.approx([1.0, 2.0, 3.0, 4.0, 5.0], rel=1e-15)
+    assert kernel.with_theta(kernel.theta).hyperparameters == pytest.approx(kernel.hyperparameters)
+    assert eval(repr(kernel), vars(kf)) == kernel
+    assert hash(eval(repr(kernel), vars(kf))) == hash(kernel)
+    assert kernel != kernel + kf.Matern(1.5, 0.7)
+    assert kernel.dim == 1
+
+
+def test_composites_are_flat():
+    a, b, c = kf.Gaussian(1.0), kf.Gaussian(2.0), kf.Gaussian(3.0)
+    assert ((a + b) + c).parts == (a + (b + c)).parts == (a, b, c)
+    assert (2 * (3 * a)).hyperparameters == {"variance": 6.0, "length": 1.0}
+    assert eval(repr(2.0 * (a + b) * c), vars(kf)) == 2.0 * (a + b) * c
+    assert a * 2 == 2 * a
+
+
+def test_variances_are_the_diagonal(rng):
+    x = rng.random((7, 2))
+    kernel = 2.0 * kf.Gaussian(0.3) + kf.Cauchy(0.1)
+    np.testing.assert_allclose(kernel.variances(x), np.diag(kernel(x, x)))
+    np.testing.assert_allclose(kernel.variances(x[:, 0]), np.full(7, 12.0))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: kf.Gaussian().derivative("nu"), ValueError, "has no hyperparameter 'nu'; it has length"),
+        (lambda: kf.Gaussian().with_theta([0.0, 1.0]), sm.ShapeError, r"theta must have shape \(1,\)"),
+        (lambda: kf.Gaussian() + 1.0, TypeError, "unsupported operand"),
+        (lambda: kf.Gaussian() * "2", TypeError, "can't multiply|unsupported operand"),
+        (lambda: 0.0 * kf.Gaussian(), ValueError, "variance must be a finite number > 0"),
+        (lambda: kf.Sum(kf.Gaussian(), np.exp), TypeError, "Sum takes kernels of structmat.kernelfunctions"),
+        (lambda: kf.Product(), ValueError, "Product needs at least one kernel"),
+        (lambda: kf.Scaled(2.0, np.exp), TypeError, "kernel must be a kernel"),
+        (lambda: kf.Periodic()(np.zeros((2, 2)), np.zeros((2, 2))), sm.ShapeError, "belongs to 1 dimensions"),
+    ],
+)
+def test_bad_algebra(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_new_kernel_must_say_how_it_changes():
+    unfinished = type(
+        "Unfinished", (kf.Gaussian,), {"_derivative_of_distance": kf.KernelFunction._derivative_of_distance}
+    )
+    with pytest.raises(NotImplementedError, match="Unfinished must define _derivative_of_distance"):
+        unfinished().derivative("length")([0.0], [1.0])

@@ -19,8 +19,8 @@ TWO, FOUR, ONE, THREE = uint64(2), uint64(4), uint64(1), uint64(3)
 
 
 def jit(function: Any) -> Any:
-    """Compile a kernel with this package's options: relaxed order of sums, no GIL, cached on disk."""
-    return njit(fastmath=FAST, nogil=True, cache=True)(function)
+    """Compile a kernel with this package's options: relaxed order of sums, no GIL, IEEE division, cached on disk."""
+    return njit(fastmath=FAST, nogil=True, cache=True, error_model="numpy")(function)
 
 
 @jit

@@ -101,3 +101,23 @@ def entry_values(
                     part += buffer[row + j] * np.conj(right[j])
                 total += left[i] * part
         values[m] = total
+
+
+@jit
+def flat_entries(buffer, table, block, row, col, mirrored, values, first, last):
+    """Entries first .. last - 1 of a matrix of independent blocks; `block` is their row in the table of the flat pass.
+
+    row, col: padded positions; where `mirrored`, the entry is the conjugate of the one at (col, row).
+    """
+    for m in range(first, last):
+        start, rank, top, side, p, q, _ = table[block[m]]
+        i, j = (col[m], row[m]) if mirrored[m] else (row[m], col[m])
+        i, j = i - top, j - side
+        if rank < 0:
+            value = buffer[start + i * q + j]
+        else:
+            value = buffer[0] * 0
+            other = start + rank * p
+            for a in range(rank):
+                value += buffer[start + a * p + i] * np.conj(buffer[other + a * q + j])
+        values[m] = np.conj(value) if mirrored[m] else value

@@ -2,7 +2,8 @@
 
 Householder reflectors H = I - tau v v^H follow LAPACK's convention, v = (0, .., 0, 1, ..): H^H a is real and along one
 axis. They are stored as rows, with their taus, and applied to rows, so that all inner loops run over contiguous
-numbers; unsigned indices let them be vectorised.
+numbers; unsigned indices let them be vectorised. Before their diagonal, the rows hold the triangular factor that joins
+the reflectors of a node.
 """
 
 from __future__ import annotations
@@ -72,6 +73,29 @@ def compress_rows(basis, reflectors, taus, rest):
         rest[c, c] = beta
         for d in range(c + 1, k):
             reflect_left(reflectors[d], v, tau, c, p)
+    join_reflectors(reflectors, taus)
+
+
+@jit
+def join_reflectors(vectors, taus):
+    """T^H below the diagonal of `vectors` (k, p), where H_0 .. H_{k-1} = I - V T V^H, with taus on its diagonal.
+
+    The compact WY form of R. Schreiber, C. Van Loan, SIAM J. Sci. Stat. Comput. 10 (1989) 53-57; with it all inner
+    products of a sequence of reflectors are independent of each other.
+    """
+    k, p = vectors.shape
+    overlaps = np.empty(k, dtype=vectors.dtype)
+    for c in range(k):
+        for a in range(c):
+            s = taus[c] * 0
+            for j in range(uint64(c), uint64(p)):
+                s += np.conj(vectors[a, j]) * vectors[c, j]
+            overlaps[a] = s
+        for a in range(c):
+            s = taus[a] * overlaps[a]
+            for e in range(a + 1, c):
+                s += np.conj(vectors[e, a]) * overlaps[e]
+            vectors[c, a] = -np.conj(taus[c] * s)
 
 
 @jit
@@ -131,6 +155,7 @@ def ulv_eliminate(
                 reflect_right(above[i], v, tau, r, p)
             for c in range(kv):
                 reflect_right(basis[c], v, tau, r, p)
+        join_reflectors(p_vectors[b], p_tau[b])
         for i in range(k):
             for j in range(e):
                 front[b, i, j] = above[i, j]

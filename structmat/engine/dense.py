@@ -87,13 +87,41 @@ def left_singular(a: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
     return np.concatenate([u for u, _ in parts]), np.concatenate([s for _, s in parts])
 
 
+def svd(a: NumpyArray) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
+    """Thin singular value decompositions of a batch (nb, p, k): u (nb, p, m), s (nb, m), v^H (nb, m, k)."""
+    if 0 in a.shape:
+        small, real = min(a.shape[1:]), a.real.dtype
+        u, v = np.zeros((*a.shape[:2], small), a.dtype), np.zeros((a.shape[0], small, a.shape[2]), a.dtype)
+        return u, np.zeros((a.shape[0], small), real), v
+    parts = _by_ranges(lambda part: np.linalg.svd(part, full_matrices=False), a)
+    u, s, v = (np.concatenate([part[k] for part in parts]) for k in range(3))
+    return u, s, v
+
+
 def solve(a: NumpyArray, b: NumpyArray) -> NumpyArray:
     """Solutions of a batch of square systems."""
     out = np.empty(b.shape, dtype=np.result_type(a, b))
+    if not out.size:
+        return out
 
     def work(start: int, stop: int) -> None:
         out[start:stop] = np.linalg.solve(a[start:stop], b[start:stop])
 
     with one_blas_thread():
         parallel_ranges(work, len(a), serial=a.nbytes < SERIAL_BYTES)
+    return out
+
+
+def cholesky(a: NumpyArray) -> NumpyArray:
+    """Lower Cholesky factors of a batch; LinAlgError where a block is not positive definite."""
+    out = np.empty_like(a)
+    piece = max(1, PIECE_NUMBERS // max(1, a.shape[1] ** 2))
+
+    def work(k: int) -> None:
+        s = slice(k * piece, (k + 1) * piece)
+        out[s] = np.linalg.cholesky(a[s])
+
+    if a.size:
+        with one_blas_thread():
+            parallel_tasks(work, -(-len(a) // piece))
     return out

@@ -13,7 +13,7 @@ from .._backend import adjoint, like, namespace
 from .._typing import Array, IntArray
 
 if TYPE_CHECKING:
-    from ..blocks import BlockBatch, NestedBasis
+    from ..blocks import BlockBatch, LowRankBatch, NestedBasis
 
 
 def scatter_sum(blocks: Array, targets: IntArray, count: int) -> Array:
@@ -80,3 +80,41 @@ def nested_apply(
             here = here + xp.reshape(above, (2**level, target.width(level), columns))
         above = xp.matmul(target[level], here)
     return y if above is None else y + above
+
+
+def apply_low_rank(batch: LowRankBatch, x: Array, count: int, *, half: bool, adjointly: bool) -> Array:
+    """As `apply_blocks` for low-rank blocks left @ right^H."""
+    xp = namespace(x)
+    left, right = (batch.right, batch.left) if adjointly else (batch.left, batch.right)
+    rows, cols = (batch.cols, batch.rows) if adjointly else (batch.rows, batch.cols)
+    parts = [xp.matmul(left, xp.matmul(adjoint(right), xp.take(x, like(cols, x), axis=0)))]
+    targets = [rows]
+    mirrored = np.flatnonzero(rows != cols) if half else rows[:0]
+    if len(mirrored):
+        left, right = (xp.take(f, like(mirrored, x), axis=0) for f in (left, right))
+        parts.append(xp.matmul(right, xp.matmul(adjoint(left), xp.take(x, like(rows[mirrored], x), axis=0))))
+        targets.append(cols[mirrored])
+    return scatter_sum(xp.concat(parts, axis=0), np.concatenate(targets), count)
+
+
+def flat_apply(
+    near: tuple[BlockBatch, ...],
+    far: tuple[tuple[LowRankBatch, ...], ...],
+    x: Array,  # (leaves, q, k)
+    size: int,  # of the leaves of the result
+    *,
+    half: bool,
+    adjointly: bool,
+) -> Array:
+    """The flat pass: gather, multiply, scatter-add, level by level; (leaves, size, k)."""
+    xp = namespace(x)
+    leaves, q, columns = x.shape
+    y = xp.zeros_like(xp.broadcast_to(x[:, :1, :], (leaves, size, columns)))
+    for level, (dense, batches) in enumerate(zip(near, far, strict=True)):
+        nodes = 1 << level
+        here = xp.reshape(x, (nodes, leaves * q // nodes, columns))
+        parts = [apply_blocks(dense, here, nodes, half=half, adjointly=adjointly)] if len(dense) else []
+        parts += [apply_low_rank(b, here, nodes, half=half, adjointly=adjointly) for b in batches if b.rank]
+        for part in parts:
+            y = y + xp.reshape(part, (leaves, size, columns))
+    return y

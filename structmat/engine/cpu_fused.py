@@ -1,0 +1,332 @@
+"""Compiled kernels for the CPU: adaptive cross approximation of blocks of a kernel function, and recompression.
+
+Reference: M. Bebendorf, S. Rjasanow, "Adaptive low-rank approximation of collocation matrices", Computing 70 (2003)
+1-24. Departures: where the crosses seem to have converged, rows that were not used are tried before it is believed;
+the result is recompressed at once, while it is in the cache. Factors are kept transposed, a row for each rank.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import uint64
+
+from .cpu import columns_times, jit
+from .cpu_kernels import kernel_row
+
+# an approximation is believed when the last cross and this many rows that were not used are small
+TRIALS = 2
+# shares of a block's tolerance: of the last cross, and of the truncation that follows
+CROSS_SHARE, CUT_SHARE = 0.25, 0.9
+SWEEPS = 30
+
+
+@jit
+def take_off(factors, rank, length, weights, row):
+    """Row[:length] -= the sum over a < rank of weights[a] factors[a, :length], with factors as one flat array."""
+    for a in range(rank):
+        weights[a] = -weights[a]
+    columns_times(factors, uint64(0), uint64(rank), uint64(length), weights, uint64(0), row, uint64(0))
+
+
+@jit
+def largest(row, n, used):
+    """Index of the largest |row[j]| with j < n that is not used; -1 where all are."""
+    pick, best = -1, -1.0
+    for j in range(n):
+        value = abs(row[j])
+        if value > best and not used[j]:
+            pick, best = j, value
+    return pick
+
+
+@jit
+def unused_row(used, n, state):
+    """A row that was not used, by a linear congruential sequence; the new state of the sequence."""
+    state = (state * 1103515245 + 12345) % 2147483648
+    i = state % n
+    for _ in range(n):
+        if not used[i]:
+            break
+        i = (i + 1) % n
+    return i, state
+
+
+@jit
+def squared(row, n):
+    """Sum of squares of row[:n]."""
+    s = 0.0
+    for j in range(uint64(n)):
+        s += row[j] * row[j]
+    return s
+
+
+@jit
+def worst_row(
+    code, parameters, x, top, p, y, side, q, left, right, rank, corner_rows, corner_cols, bounds, used, entry, work,
+):  # fmt: skip
+    """The unused row that is worst in the corner of a block, and the sum of squares of all errors there."""
+    total, worst, row = 0.0, -1.0, -1
+    for s in range(bounds[0], bounds[1]):
+        i, error = corner_rows[s], 0.0
+        for t in range(bounds[2], bounds[3]):
+            j = corner_cols[t]
+            kernel_row(code, parameters, x, top + i, y, side + j, 1, entry, work)
+            d = entry[0]
+            for a in range(rank):
+                d -= left[a * p + i] * right[a * q + j]
+            error += d * d
+        total += error
+        if error > worst and not used[i]:
+            row, worst = i, error
+    return row, total
+
+
+@jit
+def crosses(
+    code, parameters, x, top, p, y, side, q, tail, limit, corner_rows, corner_cols, bounds, left, right, line, other,
+    weights, work, used,
+):  # fmt: skip
+    """Cross approximation of the block with rows top .. top + p - 1 and columns side .. side + q - 1.
+
+    left (limit p), right (limit q): flat, a row of p (q) numbers for each rank; the block is left^T right. Where
+    clusters touch, the corner of the block (see `structmat.flat.corners`) is looked at before the result is believed.
+    Returns the rank, or -1 where `limit` crosses were not enough.
+    """
+    for i in range(p):
+        used[i] = False
+    picked = np.zeros(q, dtype=np.bool_)
+    rank, trials, state, row = 0, 0, (top * 31 + side * 17 + 7) % 2147483648, p // 2
+    smallest, rows_left, forced = min(p, q), p, False
+    while rank < smallest:
+        kernel_row(code, parameters, x, top + row, y, side, q, line, work)
+        for a in range(rank):
+            weights[a] = left[a * p + row]
+        take_off(right, rank, q, weights, line)
+        used[row] = True
+        norm = squared(line, q)
+        # as if all rows were as bad as this one; a row that was found to be bad is taken in any case
+        if not forced and norm * p <= CROSS_SHARE * CROSS_SHARE * tail * tail:
+            trials += 1
+            rows_left -= 1
+        else:
+            column = largest(line, q, picked)
+            if rank == limit:
+                return -1
+            if column < 0 or line[column] == 0.0:
+                break
+            picked[column] = True
+            scale = 1.0 / line[column]
+            kernel_row(code, parameters, y, side + column, x, top, p, other, work)
+            for a in range(rank):
+                weights[a] = right[a * q + column]
+            take_off(left, rank, p, weights, other)
+            for j in range(uint64(q)):
+                right[rank * q + j] = line[j] * scale
+            for i in range(uint64(p)):
+                left[rank * p + i] = other[i]
+            size = np.sqrt(squared(other, p) * norm) * abs(scale)
+            rank, rows_left = rank + 1, rows_left - 1
+            trials = trials + 1 if size <= CROSS_SHARE * tail else 0
+        forced = False
+        if rows_left == 0:
+            break
+        if trials == 0:
+            row = largest(other, p, used)
+        elif trials <= TRIALS:
+            row, state = unused_row(used, p, state)
+        else:
+            row, corner_error = worst_row(
+                code, parameters, x, top, p, y, side, q, left, right, rank, corner_rows, corner_cols, bounds, used,
+                other, work,
+            )  # fmt: skip
+            if row < 0 or corner_error <= CROSS_SHARE * CROSS_SHARE * tail * tail:
+                break
+            forced = True
+    return rank
+
+
+@jit
+def orthonormalize(rows, k, n, triangle):
+    """Modified Gram-Schmidt of k flat rows of length n: rows = triangle^T q, triangle (k, k) upper; q in place."""
+    for a in range(k):
+        at = a * n
+        for b in range(a):
+            below = b * n
+            s = 0.0
+            for j in range(uint64(n)):
+                s += rows[below + j] * rows[at + j]
+            triangle[b, a] = s
+            for j in range(uint64(n)):
+                rows[at + j] -= s * rows[below + j]
+        size = np.sqrt(squared(rows[at : at + n], n))
+        triangle[a, a] = size
+        for b in range(a + 1, k):
+            triangle[b, a] = 0.0
+        if size > 0.0:
+            scale = 1.0 / size
+            for j in range(uint64(n)):
+                rows[at + j] *= scale
+
+
+@jit
+def diagonalize(core, turn, k):
+    """One-sided Jacobi: rotations `turn` (k, k), by rows, that make the rows of turn core orthogonal, in place."""
+    for a in range(k):
+        for b in range(k):
+            turn[a, b] = 1.0 if a == b else 0.0
+    for _ in range(SWEEPS):
+        rotated = False
+        for a in range(k):
+            for b in range(a + 1, k):
+                aa, bb, ab = 0.0, 0.0, 0.0
+                for j in range(uint64(k)):
+                    aa += core[a, j] * core[a, j]
+                    bb += core[b, j] * core[b, j]
+                    ab += core[a, j] * core[b, j]
+                if abs(ab) <= 1e-15 * np.sqrt(aa * bb) or ab == 0.0:
+                    continue
+                rotated = True
+                zeta = (bb - aa) / (2.0 * ab)
+                t = 1.0 / (abs(zeta) + np.sqrt(1.0 + zeta * zeta))
+                if zeta < 0.0:
+                    t = -t
+                c = 1.0 / np.sqrt(1.0 + t * t)
+                s = c * t
+                for j in range(uint64(k)):
+                    u, v = core[a, j], core[b, j]
+                    core[a, j], core[b, j] = c * u - s * v, s * u + c * v
+                    u, v = turn[a, j], turn[b, j]
+                    turn[a, j], turn[b, j] = c * u - s * v, s * u + c * v
+        if not rotated:
+            break
+
+
+@jit
+def recompress(left, right, k, p, q, allowed, out, start, core, first, second, turn, sizes, order):
+    """Truncate left^T right (k flat rows of p and of q numbers) by its singular values; the rank.
+
+    The Frobenius norm of what is left out is at most `allowed`. The factors are written to out[start:], left^T (r, p),
+    then right^T (r, q).
+    """
+    orthonormalize(left, k, p, first)
+    orthonormalize(right, k, q, second)
+    for a in range(k):
+        for b in range(k):
+            s = 0.0
+            for c in range(max(a, b), k):
+                s += first[a, c] * second[b, c]
+            core[a, b] = s
+    diagonalize(core, turn, k)
+    for a in range(k):
+        sizes[a] = squared(core[a], k)
+        order[a] = a
+    for a in range(1, k):  # by falling singular values
+        here, b = order[a], a
+        while b > 0 and sizes[order[b - 1]] < sizes[here]:
+            order[b] = order[b - 1]
+            b -= 1
+        order[b] = here
+    rank, rest = k, 0.0
+    while rank > 0 and rest + sizes[order[rank - 1]] <= allowed * allowed:
+        rest += sizes[order[rank - 1]]
+        rank -= 1
+    for j in range(uint64(start), uint64(start + rank * (p + q))):
+        out[j] = 0.0
+    for r in range(rank):
+        source = order[r]
+        columns_times(left, uint64(0), uint64(k), uint64(p), turn[source], uint64(0), out, uint64(start + r * p))
+        columns_times(
+            right, uint64(0), uint64(k), uint64(q), core[source], uint64(0), out, uint64(start + rank * p + r * q)
+        )
+    return rank
+
+
+@jit
+def compress_blocks(
+    code, parameters, x, y, blocks, tails, limit, corner_rows, corner_cols, bounds, out, ranks, starts, cursor, first,
+    last,
+):  # fmt: skip
+    """Cross approximations of blocks[first:last] (nb, 4): first row, rows, first column, columns.
+
+    corner_rows, corner_cols, bounds (nb, 4): see `structmat.flat.corners`.
+
+    Factors are written to `out` from `cursor` on; ranks and starts (nb,) say what and where. Returns the first block
+    that did not fit into `out`, and the new cursor. A rank of -1: more than `limit` would be needed.
+    """
+    p_max, q_max = 1, 1
+    for b in range(first, last):
+        p_max, q_max = max(p_max, blocks[b, 1]), max(q_max, blocks[b, 3])
+    longest = max(p_max, q_max)
+    left, right = np.empty(limit * p_max), np.empty(limit * q_max)
+    line, other, work = np.empty(longest), np.empty(longest), np.empty(2 * longest)
+    weights, sizes, used = np.empty(limit), np.empty(limit), np.empty(p_max, dtype=np.bool_)
+    core, one, two, turn = (
+        np.empty((limit, limit)), np.empty((limit, limit)), np.empty((limit, limit)), np.empty((limit, limit)),
+    )  # fmt: skip
+    order = np.empty(limit, dtype=np.int64)
+    for b in range(first, last):
+        top, p, side, q = blocks[b]
+        k = crosses(
+            code, parameters, x, top, p, y, side, q, tails[b], limit, corner_rows, corner_cols, bounds[b], left, right,
+            line, other, weights, work, used,
+        )  # fmt: skip
+        if k < 0:
+            ranks[b] = -1
+            continue
+        if cursor + k * (p + q) > len(out):
+            return b, cursor
+        starts[b] = cursor
+        ranks[b] = recompress(
+            left, right, k, p, q, CUT_SHARE * tails[b], out, cursor, core, one, two, turn, sizes, order
+        )
+        cursor += ranks[b] * (p + q)
+    return last, cursor
+
+
+@jit
+def place_factors(arena, blocks, ranks, starts, targets, mirrored, row_bounds, col_bounds, p, q, out, first, last):
+    """Copy factors from where `compress_blocks` has left them to the padded layout of the flat pass.
+
+    targets, mirrored (nb,): where in `out` the block goes, and where its mirror image goes (-1: nowhere). row_bounds,
+    col_bounds: first positions of the leaves, and the number of positions; p, q: padded sizes of the leaves.
+    """
+    for b in range(first, last):
+        top, rows, side, cols = blocks[b]
+        k, left = ranks[b], starts[b]
+        right = left + k * rows
+        tall = place_side(arena, left, k, top, rows, row_bounds, p, out, targets[b])
+        place_side(arena, right, k, side, cols, col_bounds, q, out, targets[b] + tall)
+        if mirrored[b] >= 0:
+            wide = place_side(arena, right, k, side, cols, col_bounds, q, out, mirrored[b])
+            place_side(arena, left, k, top, rows, row_bounds, p, out, mirrored[b] + wide)
+
+
+@jit
+def place_side(arena, start, k, position, count, bounds, size, out, target):
+    """One factor, k rows of `count` numbers, to k rows of padded leaves; the numbers that these take."""
+    leaf = np.searchsorted(bounds, position, side="right") - 1
+    stop = np.searchsorted(bounds, position + count)
+    length = (stop - leaf) * size
+    for r in range(k):
+        source = start + r * count
+        to = target + r * length
+        for t in range(leaf, stop):
+            n = bounds[t + 1] - bounds[t]
+            for j in range(uint64(n)):
+                out[to + j] = arena[source + j]
+            for j in range(uint64(n), uint64(size)):
+                out[to + j] = 0.0
+            source += n
+            to += size
+    return k * length
+
+
+@jit
+def mirror_blocks(blocks, source, target, out, first, last):
+    """out[target[b]] = blocks[source[b]]^T for dense blocks."""
+    p, q = blocks.shape[1:]
+    for b in range(first, last):
+        block, turned = blocks[source[b]], out[target[b]]
+        for i in range(p):
+            for j in range(q):
+                turned[j, i] = block[i, j]

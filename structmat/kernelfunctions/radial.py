@@ -1,0 +1,367 @@
+"""Kernels that are functions of the distance."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from .._typing import NumpyArray
+from .base import KernelFunction, _positive
+
+
+class Laplace(KernelFunction):
+    """The fundamental solution of the Laplace equation, without its constant: -log r in 2-D, 1 / r in 3-D.
+
+    Parameters
+    ----------
+    dim : {2, 3}
+        Of the equation.
+    diagonal : float, optional
+        The value at distance zero; default 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from structmat.kernelfunctions import Laplace
+    >>> Laplace(dim=3)(np.array([[0.0, 0.0, 0.0]]), np.array([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0]]))
+    array([[0.2, 0. ]])
+    """
+
+    singular = True
+
+    def __init__(self, dim: int = 2, diagonal: float | None = None) -> None:
+        super().__init__(diagonal)
+        if dim not in (2, 3):
+            raise ValueError(f"dim must be 2 (-log r) or 3 (1 / r), but it is {dim!r}")
+        self.dim = int(dim)
+
+    def _compiled_form(self) -> tuple[int, float]:
+        from ..engine import cpu_kernels
+
+        return (cpu_kernels.RECIPROCAL if self.dim == 3 else cpu_kernels.LOGARITHM), 0.0
+
+    def _of_distance(self, r: NumpyArray) -> NumpyArray:
+        if self.dim == 3:
+            return np.divide(1.0, r, out=r)
+        return np.negative(np.log(r, out=r), out=r)
+
+
+class _Scaled(KernelFunction):
+    """A kernel of r / length."""
+
+    _hyperparameters: ClassVar[tuple[str, ...]] = ("length",)
+
+    def __init__(self, length: float = 1.0, diagonal: float | None = None) -> None:
+        super().__init__(diagonal)
+        self.length = _positive(length, "length")
+
+
+class Gaussian(_Scaled):
+    """The Gaussian exp(-(r / length)^2 / 2).
+
+    Parameters
+    ----------
+    length : float
+        Correlation length.
+    diagonal : float, optional
+        The value at distance zero; default 1.
+
+    Examples
+    --------
+    >>> from structmat.kernelfunctions import Gaussian
+    >>> Gaussian(length=0.5)([0.0], [0.0, 0.5])
+    array([[1.        , 0.60653066]])
+    """
+
+    def _compiled_form(self) -> tuple[int, float]:
+        from ..engine import cpu_kernels
+
+        return cpu_kernels.GAUSSIAN, -0.5 / self.length**2
+
+    def _of_distance(self, r: NumpyArray) -> NumpyArray:
+        r /= self.length
+        np.square(r, out=r)
+        r *= -0.5
+        return np.exp(r, out=r)
+
+    def _derivative_of_distance(self, name: str, r: NumpyArray) -> NumpyArray:
+        square = np.square(r / self.length)
+        square *= np.exp(-0.5 * square)
+        return square
+
+
+class Exponential(_Scaled):
+    """The exponential exp(-r / length): Matern with nu = 1/2.
+
+    Parameters
+    ----------
+    length : float
+        Correlation length.
+    diagonal : float, optional
+        The value at distance zero; default 1.
+    """
+
+    def _compiled_form(self) -> tuple[int, float]:
+        from ..engine import cpu_kernels
+
+        return cpu_kernels.MATERN1, 1.0 / self.length
+
+    def _of_distance(self, r: NumpyArray) -> NumpyArray:
+        r /= -self.length
+        return np.exp(r, out=r)
+
+    def _derivative_of_distance(self, name: str, r: NumpyArray) -> NumpyArray:
+        r /= self.length
+        r *= np.exp(-r)
+        return r
+
+
+class Matern(KernelFunction):
+    """The Matern covariance of variance 1.
+
+    With s = sqrt(2 nu) r / length it is exp(-s) for nu = 1/2, (1 + s) exp(-s) for nu = 3/2, and
+    (1 + s + s^2 / 3) exp(-s) for nu = 5/2.
+
+    Parameters
+    ----------
+    nu : {0.5, 1.5, 2.5}
+        Smoothness: the paths are nu - 1/2 times differentiable.
+    length : float
+        Correlation length.
+    diagonal : float, optional
+        The value at distance zero; default 1.
+
+    References
+    ----------
+    C. E. Rasmussen, C. K. I. Williams, Gaussian Processes for Machine Learning, MIT Press, 2006, section 4.2.
+
+    Examples
+    --------
+    >>> from structmat.kernelfunctions import Matern
+    >>> Matern(nu=1.5, length=0.5)([0.0], [0.0, 0.5])
+    array([[1.        , 0.48335772]])
+    """
+
+    _hyperparameters: ClassVar[tuple[str, ...]] = ("length",)
+
+    def __init__(self, nu: float = 1.5, length: float = 1.0, diagonal: float | None = None) -> None:
+        super().__init__(diagonal)
+        self.nu, self.length = float(nu), _positive(length, "length")
+        if self.nu not in (0.5, 1.5, 2.5):
+            raise ValueError(f"nu must be 0.5, 1.5 or 2.5, but it is {nu!r}")
+
+    def _compiled_form(self) -> tuple[int, float]:
+        from ..engine import cpu_kernels
+
+        codes = {0.5: cpu_kernels.MATERN1, 1.5: cpu_kernels.MATERN3, 2.5: cpu_kernels.MATERN5}
+        return codes[self.nu], float(np.sqrt(2.0 * self.nu)) / self.length
+
+    def _of_distance(self, r: NumpyArray) -> NumpyArray:
+        r *= np.sqrt(2.0 * self.nu) / self.length
+        decay = np.exp(-r)
+        if self.nu == 1.5:
+            decay *= 1.0 + r
+        elif self.nu == 2.5:
+            decay *= 1.0 + r * (1.0 + r / 3.0)
+        return decay
+
+    def _derivative_of_distance(self, name: str, r: NumpyArray) -> NumpyArray:
+        # -s f'(s), with f' = -exp(-s), -s exp(-s) and -(s / 3) (1 + s) exp(-s)
+        r *= np.sqrt(2.0 * self.nu) / self.length
+        change = r * np.exp(-r)
+        if self.nu == 1.5:
+            change *= r
+        elif self.nu == 2.5:
+            change *= r * (1.0 + r) / 3.0
+        return change
+
+
+class _Shaped(KernelFunction):
+    """A kernel of the shape parameter times r."""
+
+    _hyperparameters: ClassVar[tuple[str, ...]] = ("shape",)
+
+    def __init__(self, shape: float = 1.0, diagonal: float | None = None) -> None:
+        super().__init__(diagonal)
+        self.shape = _positive(shape, "shape")
+
+    def _root(self, r: NumpyArray) -> NumpyArray:
+        r *= self.shape
+        return np.hypot(1.0, r, out=r)
+
+
+class Multiquadric(_Shaped):
+    """Hardy's multiquadric sqrt(1 + (shape r)^2).
+
+    Parameters
+    ----------
+    shape : float
+        Inverse of the length at which the kernel bends.
+    diagonal : float, optional
+        The value at distance zero; default 1.
+    """
+
+    def _compiled_form(self) -> tuple[int, float]:
+        from ..engine import cpu_kernels
+
+        return cpu_kernels.MULTIQUADRIC, self.shape**2
+
+    def _of_distance(self, r: NumpyArray) -> NumpyArray:
+        return self._root(r)
+
+    def _derivative_of_distance(self, name: str, r: NumpyArray) -> NumpyArray:
+        root = self._root(r)
+        return root - 1.0 / root  # (shape r)^2 / root
+
+
+class InverseMultiquadric(_Shaped):
+    """The inverse multiquadric 1 / sqrt(1 + (shape r)^2): positive definite.
+
+    Parameters
+    ----------
+    shape : float
+        Inverse of the length at which the kernel bends.
+    diagonal : float, optional
+        The value at distance zero; default 1.
+    """
+
+    def _compiled_form(self) -> tuple[int, float]:
+        from ..engine import cpu_kernels
+
+        return cpu_kernels.INVERSE_MULTIQUADRIC, self.shape**2
+
+    def _of_distance(self, r: NumpyArray) -> NumpyArray:
+        return np.divide(1.0, self._root(r), out=r)
+
+    def _derivative_of_distance(self, name: str, r: NumpyArray) -> NumpyArray:
+        root = self._root(r)
+        return root**-3 - 1.0 / root  # -(shape r)^2 / root^3
+
+
+class Cauchy(KernelFunction):
+    """The regularised Cauchy kernel 1 / (r + shift).
+
+    Parameters
+    ----------
+    shift : float
+        Positive; the value at distance zero is 1 / shift.
+    diagonal : float, optional
+        Another value at distance zero.
+    """
+
+    _hyperparameters: ClassVar[tuple[str, ...]] = ("shift",)
+
+    def __init__(self, shift: float = 1.0, diagonal: float | None = None) -> None:
+        super().__init__(diagonal)
+        self.shift = _positive(shift, "shift")
+
+    def _compiled_form(self) -> tuple[int, float]:
+        from ..engine import cpu_kernels
+
+        return cpu_kernels.CAUCHY, self.shift
+
+    def _of_distance(self, r: NumpyArray) -> NumpyArray:
+        r += self.shift
+        return np.divide(1.0, r, out=r)
+
+    def _derivative_of_distance(self, name: str, r: NumpyArray) -> NumpyArray:
+        r += self.shift
+        return -self.shift / np.square(r)
+
+
+class RationalQuadratic(_Scaled):
+    """The rational quadratic (1 + r^2 / (2 alpha length^2))^-alpha: a mixture of Gaussians of many lengths.
+
+    Parameters
+    ----------
+    length : float
+        Correlation length.
+    alpha : float
+        Positive; large values approach the Gaussian, small ones mix widely differing lengths.
+    diagonal : float, optional
+        The value at distance zero; default 1.
+
+    References
+    ----------
+    C. E. Rasmussen, C. K. I. Williams, Gaussian Processes for Machine Learning, MIT Press, 2006, section 4.2.
+
+    Examples
+    --------
+    >>> from structmat.kernelfunctions import RationalQuadratic
+    >>> RationalQuadratic(length=0.5, alpha=1.0)([0.0], [0.0, 0.5])
+    array([[1.        , 0.66666667]])
+    """
+
+    _hyperparameters: ClassVar[tuple[str, ...]] = ("length", "alpha")
+
+    def __init__(self, length: float = 1.0, alpha: float = 1.0, diagonal: float | None = None) -> None:
+        super().__init__(length, diagonal)
+        self.alpha = _positive(alpha, "alpha")
+
+    def _spread(self, r: NumpyArray) -> NumpyArray:
+        """U = r^2 / (2 alpha length^2)."""
+        r /= self.length
+        np.square(r, out=r)
+        r /= 2.0 * self.alpha
+        return r
+
+    def _of_distance(self, r: NumpyArray) -> NumpyArray:
+        logarithm = np.log1p(self._spread(r))
+        logarithm *= -self.alpha
+        return np.exp(logarithm, out=logarithm)
+
+    def _derivative_of_distance(self, name: str, r: NumpyArray) -> NumpyArray:
+        u = self._spread(r)
+        logarithm = np.log1p(u)
+        values = self.alpha * np.exp(-self.alpha * logarithm)
+        share = u / (1.0 + u)
+        return values * (2.0 * share if name == "length" else share - logarithm)
+
+
+class Periodic(_Scaled):
+    """The periodic covariance exp(-2 sin^2(pi r / period) / length^2) on the line.
+
+    It is a Gaussian of the distance on a circle, which the line is wound on. Multiply it by a kernel that decays, for a
+    shape that changes from period to period.
+
+    Parameters
+    ----------
+    length : float
+        Correlation length relative to the period: small ones make the shape within a period rough.
+    period : float
+        After which the paths repeat.
+    diagonal : float, optional
+        The value at distance zero; default 1.
+
+    References
+    ----------
+    C. E. Rasmussen, C. K. I. Williams, Gaussian Processes for Machine Learning, MIT Press, 2006, section 4.2.3.
+
+    Examples
+    --------
+    >>> from structmat.kernelfunctions import Periodic
+    >>> Periodic(length=1.0, period=2.0)([0.0], [0.0, 1.0, 2.0])
+    array([[1.        , 0.13533528, 1.        ]])
+    """
+
+    dim = 1
+    _hyperparameters: ClassVar[tuple[str, ...]] = ("length", "period")
+
+    def __init__(self, length: float = 1.0, period: float = 1.0, diagonal: float | None = None) -> None:
+        super().__init__(length, diagonal)
+        self.period = _positive(period, "period")
+
+    def _of_distance(self, r: NumpyArray) -> NumpyArray:
+        r *= np.pi / self.period
+        np.sin(r, out=r)
+        np.square(r, out=r)
+        r *= -2.0 / self.length**2
+        return np.exp(r, out=r)
+
+    def _derivative_of_distance(self, name: str, r: NumpyArray) -> NumpyArray:
+        r *= np.pi / self.period
+        exponent = (2.0 / self.length**2) * np.square(np.sin(r))
+        if name == "length":
+            return 2.0 * exponent * np.exp(-exponent)
+        return (2.0 / self.length**2) * r * np.sin(2.0 * r) * np.exp(-exponent)
