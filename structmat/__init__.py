@@ -23,20 +23,27 @@ from .exceptions import (
     TreeMismatchError,
 )
 from .io import load
+from .partition import BlockPartition, StrongAdmissibility, WeakAdmissibility
 from .tree import ClusterTree, KDSplitter, PrincipalAxisSplitter
 
 if TYPE_CHECKING:
+    from .advice import advise
+    from .hmatrix.matrix import HMatrix
+    from .hodlr.matrix import HODLRMatrix
     from .hss.matrix import HSSMatrix
-    from .linalg import estimate_error
+    from .linalg import estimate_error, inner, trace_of_solve
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AccuracyWarning",
+    "BlockPartition",
     "Certificate",
     "ClusterTree",
     "DeviceError",
     "FileFormatError",
+    "HMatrix",
+    "HODLRMatrix",
     "HSSMatrix",
     "IllConditionedWarning",
     "KDSplitter",
@@ -45,20 +52,33 @@ __all__ = [
     "PrincipalAxisSplitter",
     "ShapeError",
     "SingularBlockError",
+    "StrongAdmissibility",
     "StructmatError",
     "StructureWarning",
     "StructuredMatrix",
     "SymmetryError",
     "TooFewSamplesError",
     "TreeMismatchError",
+    "WeakAdmissibility",
     "__version__",
+    "advise",
     "estimate_error",
+    "inner",
     "load",
+    "trace_of_solve",
 ]
 
 # What needs Numba is imported when it is first asked for: `import structmat` stays quick.
-_LAZY = {"HSSMatrix": ".hss.matrix", "estimate_error": ".linalg"}
-_LAZY_MODULES = ("gallery", "kernelfunctions", "plot", "testing")
+_LAZY = {
+    "HMatrix": ".hmatrix.matrix",
+    "HODLRMatrix": ".hodlr.matrix",
+    "HSSMatrix": ".hss.matrix",
+    "advise": ".advice",
+    "estimate_error": ".linalg",
+    "inner": ".linalg",
+    "trace_of_solve": ".linalg",
+}
+_LAZY_MODULES = ("gallery", "gp", "kernelfunctions", "plot", "testing")
 
 
 def __getattr__(name: str) -> Any:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from . import _check
 from ._backend import is_numpy, like, namespace, to_numpy
 from ._typing import Array, NumpyArray
+from .algebra import MatrixAlgebra
 from .certificate import Certificate
 from .exceptions import DeviceError, IllConditionedWarning, ShapeError
 from .tree import ClusterTree
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Factorization", "StructuredMatrix"]
 
 
-class StructuredMatrix(ABC):
+class StructuredMatrix(MatrixAlgebra, ABC):
     """A matrix in one of the hierarchical formats. Immutable.
 
     A new format gives `_product`, `_oriented` and the abstract methods below; products with arrays from both sides,
@@ -142,7 +143,8 @@ class StructuredMatrix(ABC):
         return self._apply(array.T, adjointly=True, conjugated=True).T
 
     def _times(self, other: StructuredMatrix) -> Any:
-        raise TypeError(f"the product of {type(self).__name__} and {type(other).__name__} is not defined; convert one")
+        self._require_same_format(other, "the operands of a matrix product")
+        raise TypeError(f"the product of two matrices of the format {type(self).__name__} is not defined")
 
     def aslinearoperator(self) -> spla.LinearOperator:
         """The matrix as a `scipy.sparse.linalg.LinearOperator`, with adjoint and block products."""
@@ -201,8 +203,9 @@ class StructuredMatrix(ABC):
         rtol: float | None = None,
         *,
         factorization: Factorization | None = None,
-        refine: bool = False,
-        max_steps: int = 10,
+        positive_definite: bool = False,
+        refine: bool | str = False,
+        max_steps: int | None = None,
     ) -> Any:
         """Solve A x = b, and say how good the solution is for the matrix that A approximates.
 
@@ -215,13 +218,18 @@ class StructuredMatrix(ABC):
             relative residual is at most `rtol`.
         rtol : float, optional
             Relative residual asked for: against `operator` where there is one (default 1e-10), else against the unknown
-            exact matrix, predicted from the certificate (default: the certificate's `asked`).
+            exact matrix, predicted from the certificate (default: the certificate's `asked`). With `refine="krylov"`
+            against `operator` or else A itself (default 1e-10).
         factorization : Factorization, optional
             A result of `factorize` to reuse.
-        refine : bool
-            One step of iterative refinement with A itself.
-        max_steps : int
-            Most refinement steps against `operator`.
+        positive_definite : bool
+            Factor by Cholesky, where no factorisation is given.
+        refine : bool or "krylov"
+            One step of iterative refinement with A itself. Or iterate with the factorisation, which may be a loose one,
+            as the preconditioner until the residual is at most `rtol`: conjugate gradients for a Cholesky
+            factorisation, else GMRES.
+        max_steps : int, optional
+            Most refinement steps against `operator` (default 10), or Krylov steps (default 200).
 
         Returns
         -------
@@ -235,17 +243,49 @@ class StructuredMatrix(ABC):
         Notes
         -----
         The prediction is `certificate.upper_bound * ||A||_F * ||x|| / (sqrt(n) * ||b||)`, an error of the certified
-        size in random directions. Cost: a factorisation, O(n k^2), unless one is given.
+        size in random directions. With a factorisation that is approximate (H) or not backward stable (HODLR) the
+        residual against A itself is measured, improved by a step of refinement where it is larger than `rtol`, and part
+        of the prediction. Cost: a factorisation, unless one is given, and a few products.
         """
         self._require_square("solve")
-        factored: Any = self.factorize() if factorization is None else factorization
+        if refine not in (True, False, "krylov"):
+            raise ValueError(f'refine must be True, False or "krylov", but it is {refine!r}')
+        factored: Any = self._factored(positive_definite) if factorization is None else factorization
+        if refine == "krylov":
+            asked = 1e-10 if rtol is None else _check.tolerance(rtol)
+            return _iterated(factored, self if operator is None else operator, b, asked, max_steps or 200)
         x = factored.solve(b)
         if refine:
             x = x + factored.solve(b - self @ x)
         if operator is not None:
-            return _refined(factored, operator, b, x, 1e-10 if rtol is None else _check.tolerance(rtol), max_steps)
-        self._warn_of_residual(b, x, rtol)
+            asked = 1e-10 if rtol is None else _check.tolerance(rtol)
+            return _refined(factored, operator, b, x, asked, max_steps or 10)
+        residual = 0.0
+        if not factored.backward_stable:
+            x, residual = self._settled(factored, b, x, self._asked(rtol))
+        self._warn_of_residual(b, x, rtol, residual)
         return x
+
+    def _settled(self, factored: Any, b: Any, x: Any, asked: float) -> tuple[Any, float]:
+        """The solution after a step of refinement with A itself where it needs one, and its largest residual."""
+        sizes = np.linalg.norm(to_numpy(namespace(x).asarray(b)), axis=0)
+
+        def relative(rest: Any) -> float:
+            norms = np.linalg.norm(to_numpy(rest), axis=0)
+            return float(np.max(np.where(sizes > 0, norms / np.where(sizes > 0, sizes, 1.0), 0.0), initial=0.0))
+
+        rest = b - self @ x
+        if relative(rest) > asked:
+            x = x + factored.solve(rest)
+            rest = b - self @ x
+        return x, relative(rest)
+
+    def _asked(self, rtol: float | None) -> float:
+        return self.certificate.asked if rtol is None else _check.tolerance(rtol)
+
+    def _factored(self, positive_definite: bool) -> Any:
+        factorize: Any = self.factorize
+        return factorize(positive_definite=True) if positive_definite else factorize()
 
     def predicted_residual(self, b: Any, x: Any) -> float:
         """The relative residual of a solution x of A x = b to expect against the exact matrix; see `solve`.
@@ -258,9 +298,10 @@ class StructuredMatrix(ABC):
         with np.errstate(divide="ignore", invalid="ignore"):
             return float(np.max(np.where(sizes > 0, scale * np.linalg.norm(host_x, axis=0) / sizes, 0.0)))
 
-    def _warn_of_residual(self, b: Any, x: Any, rtol: float | None) -> None:
-        predicted = self.predicted_residual(b, x)
-        asked = self.certificate.asked if rtol is None else _check.tolerance(rtol)
+    def _warn_of_residual(self, b: Any, x: Any, rtol: float | None, residual: float = 0.0) -> None:
+        """Warn of what must be expected against the exact matrix; `residual` is known, against A itself."""
+        predicted = float(np.hypot(self.predicted_residual(b, x), residual))
+        asked = self._asked(rtol)
         # what rounding alone leaves is no cause for alarm
         floor = 100.0 * float(np.finfo(self.dtype).eps)
         if predicted > max(10.0 * asked, floor):
@@ -271,10 +312,6 @@ class StructuredMatrix(ABC):
                 IllConditionedWarning,
                 stacklevel=3,
             )
-
-    @abstractmethod
-    def norm(self, ord: str | int = "fro", *, rng: Any = None, tol: float = 1e-6) -> float:
-        """The Frobenius norm or the 2-norm."""
 
     def slogdet(self) -> tuple[Any, float]:
         """Sign (phase, for complex) and logarithm of the absolute value of the determinant, by a factorisation."""
@@ -344,11 +381,37 @@ def _refined(factored: Factorization, operator: Any, b: Any, x: Any, rtol: float
     return best.reshape(rhs.shape)
 
 
+def _iterated(factored: Factorization, operator: Any, b: Any, rtol: float, max_steps: int) -> Any:
+    """Preconditioned iteration on A x = b with A given by its products."""
+    from . import krylov
+
+    product = _product_of(operator)
+    rhs = _check.finite_operand(
+        to_numpy(_check.operand(b, factored.shape[0], factored.shape, side="rows", name="b")), "b"
+    )
+    columns = rhs.reshape(len(rhs), -1)
+    columns = columns.astype(np.result_type(columns.dtype, factored.dtype), copy=False)
+    method = krylov.conjugate_gradients if factored.positive_definite else krylov.gmres
+    x, residual, steps = method(lambda v: np.asarray(product(v)), factored.solve, columns, rtol, max_steps)
+    if not residual <= rtol:
+        name = "conjugate gradients" if factored.positive_definite else "GMRES"
+        warnings.warn(
+            f"{name} stopped at a relative residual of {residual:.1e} after {steps} steps, and {rtol:.1e} was asked "
+            "for; use a factorisation with a smaller rtol, more max_steps, or double precision",
+            IllConditionedWarning,
+            stacklevel=4,
+        )
+    return x.reshape(rhs.shape)
+
+
 class Factorization(ABC):
     """What a factorisation offers: solve with the matrix and with its adjoint, determinant, inverse."""
 
     shape: tuple[int, int]
     dtype: np.dtype[Any]
+    # whether it solves the stored matrix to rounding: else `solve` of the matrix looks at the residual
+    backward_stable: ClassVar[bool] = True
+    positive_definite: ClassVar[bool] = False  # whether A^-1 is Hermitian positive definite by construction
 
     @abstractmethod
     def _solve_block(self, b: NumpyArray, *, adjointly: bool) -> NumpyArray:
@@ -369,6 +432,9 @@ class Factorization(ABC):
     def _solve(self, b: Any, *, adjointly: bool) -> Any:
         array = _check.operand(b, self.shape[0], self.shape, side="rows", name="b")
         host = _check.finite_operand(to_numpy(array), "b")
+        if host.size == 0:  # no columns, no solutions
+            nothing = np.zeros(host.shape, dtype=np.result_type(host.dtype, self.dtype))
+            return nothing if is_numpy(array) else like(nothing, array)
         if host.dtype.kind == "c" and self.dtype.kind != "c":  # a real factorisation solves two real systems
             columns = host.reshape(len(host), -1)
             both = self._solve_block(np.concatenate([columns.real, columns.imag], axis=1), adjointly=adjointly)
@@ -384,3 +450,10 @@ class Factorization(ABC):
         from ._linear_operator import BlockLinearOperator
 
         return BlockLinearOperator(self.shape, self.dtype, self.solve, self.solve_adjoint)
+
+    def as_preconditioner(self) -> spla.LinearOperator:
+        """A^-1 as the argument `M` of the Krylov solvers of SciPy and PyAMG; the same as `aslinearoperator`.
+
+        For `cg` the factorisation must be a Cholesky one: that of an LU is Hermitian to its tolerance only.
+        """
+        return self.aslinearoperator()

@@ -36,6 +36,37 @@ class BlockBatch:
 
 
 @dataclass(frozen=True)
+class LowRankBatch:
+    """Low-rank blocks of equal shape and rank on one level: left @ right^H.
+
+    Attributes
+    ----------
+    left, right : (nb, p, k) and (nb, q, k) arrays
+        The factors.
+    rows, cols : (nb,) int arrays
+        The row node and the column node of each block.
+    """
+
+    left: Array  # (nb, p, k)
+    right: Array  # (nb, q, k)
+    rows: IntArray  # (nb,)
+    cols: IntArray  # (nb,)
+
+    @property
+    def rank(self) -> int:
+        """The rank k that all blocks of the batch have."""
+        return int(self.left.shape[2])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the factors, without those of the node numbers."""
+        return array_bytes(self.left) + array_bytes(self.right)
+
+    def __len__(self) -> int:
+        return int(self.left.shape[0])
+
+
+@dataclass(frozen=True)
 class NestedBasis:
     """One basis for each node of each level below the root, those of inner nodes in terms of their children's.
 

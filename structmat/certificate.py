@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .exceptions import AccuracyWarning
@@ -47,6 +47,11 @@ class Certificate:
     def met(self) -> bool:
         """Whether the upper bound is at most what was asked for."""
         return bool(self.upper_bound <= self.asked)
+
+    def with_rounding(self, eps: float) -> Certificate:
+        """The certificate of the same matrix rounded to a precision with machine epsilon `eps`."""
+        asked, estimate, bound = (max(v, eps) for v in (self.asked, self.estimate, self.upper_bound))
+        return replace(self, asked=asked, estimate=estimate, upper_bound=bound)
 
     def warn_if_not_met(self, remedy: str = "", *, stacklevel: int = 4) -> None:
         """Give an `AccuracyWarning`, with a remedy where one is named, unless the tolerance was met."""

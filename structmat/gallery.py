@@ -19,7 +19,7 @@ import scipy.sparse.linalg as spla
 from . import _check
 from ._backend import thread_count
 from ._typing import IntArray, NumpyArray
-from .kernelfunctions import distances
+from .kernelfunctions import Cauchy, KernelFunction, Laplace, distances
 from .tree import ClusterTree
 
 __all__ = [
@@ -46,9 +46,12 @@ class _LineKernel:
     """A function of the distance, as a kernel of points on a line; one call serves a batch of blocks."""
 
     batched = True
+    symmetric = True
 
-    def __init__(self, function: Callable[[NumpyArray], NumpyArray], name: str) -> None:
-        self._function, self.__name__ = function, name
+    def __init__(
+        self, function: Callable[[NumpyArray], NumpyArray], name: str, compiled: tuple[int, NumpyArray] | None
+    ) -> None:
+        self._function, self.__name__, self.compiled = function, name, compiled
 
     def __call__(self, x: Any, y: Any) -> NumpyArray:
         return self._function(distances(x, y, dim=1))
@@ -69,11 +72,15 @@ class LineProblem:
         Number of points.
     function : callable
         The kernel as a function of the distance.
+    like : KernelFunction, optional
+        A kernel function of the library that the kernel is a multiple of, and `factor`: for compiled builds.
     """
 
     name: str
     n: int
     function: Callable[[NumpyArray], NumpyArray]
+    like: KernelFunction | None = None
+    factor: float = 1.0
 
     @cached_property
     def points(self) -> NumpyArray:
@@ -83,7 +90,9 @@ class LineProblem:
     @property
     def kernel(self) -> _LineKernel:
         """The kernel, for `from_kernel`."""
-        return _LineKernel(self.function, self.name)
+        form = None if self.like is None else self.like.compiled
+        compiled = None if form is None else (form[0], form[1] * np.array([1.0, 1.0, 1.0, self.factor]))
+        return _LineKernel(self.function, self.name, compiled)
 
     @cached_property
     def column(self) -> NumpyArray:
@@ -148,7 +157,7 @@ def problem_k(n: int) -> LineProblem:
     array([4.        , 2.        , 1.33333333, 1.        ])
     """
     n = _check.positive_integer(n, "n")
-    return LineProblem("problem_k", n, lambda r: 1.0 / (r + 1.0 / n))
+    return LineProblem("problem_k", n, lambda r: 1.0 / (r + 1.0 / n), Cauchy(shift=1.0 / n))
 
 
 def problem_l(n: int) -> LineProblem:
@@ -163,7 +172,8 @@ def problem_l(n: int) -> LineProblem:
     """
     n = _check.positive_integer(n, "n")
     # two points are never closer than 1/n, so the maximum changes the diagonal alone (up to rounding)
-    return LineProblem("problem_l", n, lambda r: np.log(np.maximum(r, 1.0 / n)))
+    like = Laplace(dim=2, diagonal=float(np.log(n)))
+    return LineProblem("problem_l", n, lambda r: np.log(np.maximum(r, 1.0 / n)), like, -1.0)
 
 
 # ------------------------------------------------------------------------------ a Green's operator

@@ -26,7 +26,7 @@ import numpy as np
 
 from ._backend import to_numpy
 from ._typing import NumpyArray
-from .blocks import NestedBasis
+from .blocks import BlockBatch, LowRankBatch, NestedBasis
 from .certificate import Certificate
 from .exceptions import FileFormatError
 from .tree import ClusterTree
@@ -381,5 +381,53 @@ def _hss_matrix(
     )
 
 
+def _flat_arrays(matrix: Any) -> tuple[dict[str, Any], Arrays]:
+    blocks, arrays = matrix.blocks, {}
+    for level, (near, batches) in enumerate(zip(blocks.near, blocks.far, strict=True)):
+        arrays.update({f"near/{level}/data": near.data, f"near/{level}/places": _places(near)})
+        for k, batch in enumerate(batches):
+            arrays.update({f"far/{level}/{k}/{side}": getattr(batch, side) for side in ("left", "right")})
+            arrays[f"far/{level}/{k}/places"] = _places(batch)
+    return {"symmetric": bool(blocks.half), "batches": [len(batches) for batches in blocks.far]}, arrays
+
+
+def _places(batch: BlockBatch | LowRankBatch) -> NumpyArray:
+    return np.stack([batch.rows, batch.cols], axis=1).astype(np.int64)
+
+
+def _flat_matrix(name: str) -> Callable[..., Any]:
+    """Back to a matrix of independent blocks, of the class `name`."""
+
+    def matrix(
+        header: dict[str, Any], arrays: Arrays, row_tree: ClusterTree, col_tree: ClusterTree, certificate: Certificate
+    ) -> Any:
+        import structmat
+
+        from .flat.storage import FlatBlocks
+
+        def places(key: str) -> tuple[NumpyArray, NumpyArray]:
+            found = arrays[f"{key}/places"]
+            return np.ascontiguousarray(found[:, 0]), np.ascontiguousarray(found[:, 1])
+
+        def low_rank(key: str) -> LowRankBatch:
+            return LowRankBatch(arrays[f"{key}/left"], arrays[f"{key}/right"], *places(key))
+
+        near, far = [], []
+        for level, count in enumerate(header["batches"]):
+            near.append(BlockBatch(arrays[f"near/{level}/data"], *places(f"near/{level}")))
+            far.append(tuple(low_rank(f"far/{level}/{k}") for k in range(count)))
+        result = getattr(structmat, name)(
+            FlatBlocks(tuple(near), tuple(far), header["symmetric"]), row_tree, col_tree, certificate
+        )
+        result.partition.require_cover()  # of both halves
+        return result
+
+    return matrix
+
+
 # class -> (matrix to its header fields and arrays, and back)
-_FORMATS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {"HSSMatrix": (_hss_arrays, _hss_matrix)}
+_FORMATS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "HSSMatrix": (_hss_arrays, _hss_matrix),
+    "HODLRMatrix": (_flat_arrays, _flat_matrix("HODLRMatrix")),
+    "HMatrix": (_flat_arrays, _flat_matrix("HMatrix")),
+}

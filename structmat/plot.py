@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from .base import StructuredMatrix
+    from .partition import BlockPartition
     from .tree import ClusterTree
 
-__all__ = ["plot_structure", "plot_tree", "summary"]
+__all__ = ["plot_partition", "plot_structure", "plot_tree", "summary"]
 
 # a number is drawn where its height, in points, is at least this
 _SMALLEST_TEXT = 5.0
@@ -37,13 +38,13 @@ def summary(matrix: StructuredMatrix) -> str:
     Parameters
     ----------
     matrix : StructuredMatrix
-        With nested bases.
+        Of any format.
 
     Returns
     -------
     str
-        The ranks are the true ones, as smallest / mean / largest of a level. Its bytes are those of its bases
-        and couplings; the leaves' bytes are those of the dense diagonal blocks.
+        The ranks are the true ones, as smallest / mean / largest of a level. With nested bases, the bytes of a level
+        are those of its bases and couplings; else those of its low-rank and of its dense blocks, as they are stored.
 
     Examples
     --------
@@ -59,27 +60,46 @@ def summary(matrix: StructuredMatrix) -> str:
     total 9.49 kB, 29 % of 32.8 kB as a dense array
     certificate: asked 1.0e-08, estimate ...: met [guaranteed by truncation; 4096 entries]
     """
-    g: Any = matrix.generators  # type: ignore[attr-defined]
     rows, columns = matrix.shape
     dense = rows * columns * matrix.dtype.itemsize
     kind = "Hermitian" if matrix.dtype.kind == "c" else "symmetric"
-    lines = [
-        f"{type(matrix).__name__} {rows} x {columns}, {matrix.dtype}, {'' if g.symmetric else 'not '}{kind}",
-        f"tree: depth {matrix.row_tree.depth}, {_leaves(matrix)}",
-    ]
+    stored: Any = matrix
+    table = _nested_table(stored.generators) if hasattr(matrix, "generators") else _flat_table(stored.blocks)
+    return "\n".join(
+        [
+            f"{type(matrix).__name__} {rows} x {columns}, {matrix.dtype}, {'' if stored.symmetric else 'not '}{kind}",
+            f"tree: depth {matrix.row_tree.depth}, {_leaves(matrix)}",
+            *table,
+            f"total {format_bytes(matrix.nbytes)}, {100 * matrix.nbytes / dense:.3g} % of {format_bytes(dense)} "
+            "as a dense array",
+            f"certificate: {matrix.certificate}",
+        ]
+    )
+
+
+def _nested_table(g: Any) -> list[str]:
+    lines = []
     if g.depth:
         lines.append(f"{'level':>5s} {'nodes':>6s} {'row rank':>16s} {'column rank':>16s} {'bytes':>9s}")
     for level in range(1, g.depth + 1):
         ranks = [_spread(basis.ranks[level - 1]) for basis in (g.row_basis, g.col_basis)]
         size = format_bytes(_level_bytes(g, level))
         lines.append(f"{level:5d} {2**level:6d} {ranks[0]:>16s} {ranks[1]:>16s} {size:>9s}")
-    share = f"{100 * matrix.nbytes / dense:.3g} %"
-    lines += [
-        f"{'dense diagonal blocks':46s}{format_bytes(array_bytes(g.diagonal)):>10s}",
-        f"total {format_bytes(matrix.nbytes)}, {share} of {format_bytes(dense)} as a dense array",
-        f"certificate: {matrix.certificate}",
-    ]
-    return "\n".join(lines)
+    return [*lines, f"{'dense diagonal blocks':46s}{format_bytes(array_bytes(g.diagonal)):>10s}"]
+
+
+def _flat_table(blocks: Any) -> list[str]:
+    lines = [f"{'level':>5s} {'low-rank':>9s} {'rank':>16s} {'bytes':>9s} {'dense':>6s} {'bytes':>9s}"]
+    for level, (near, batches) in enumerate(zip(blocks.near, blocks.far, strict=True)):
+        count = sum(len(b) for b in batches)
+        if not count and not len(near):
+            continue
+        ranks = _spread(np.repeat([b.rank for b in batches], [len(b) for b in batches])) if count else ""
+        low_rank = format_bytes(sum(b.nbytes for b in batches)) if count else ""
+        dense = (f"{len(near):d}", format_bytes(near.nbytes)) if len(near) else ("", "")
+        line = f"{level:5d} {count or '':>9} {ranks:>16s} {low_rank:>9s} {dense[0]:>6s} {dense[1]:>9s}"
+        lines.append(line.rstrip())
+    return lines
 
 
 def _leaves(matrix: StructuredMatrix) -> str:
@@ -126,16 +146,16 @@ def plot_structure(matrix: StructuredMatrix, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     matrix : StructuredMatrix
-        With weak admissibility.
+        Of any format.
     ax : matplotlib.axes.Axes, optional
         Where to draw; default: the axes of a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
-        Rows downwards and columns to the right, in the order of the trees. The rank of a block is the smaller
-        one of the ranks of its row basis and its column basis. Diagonal blocks are dense, and grey. Numbers
-        appear where they can be read.
+        Rows downwards and columns to the right, in the order of the trees. With nested bases, the rank of a block is
+        the smaller one of the ranks of its row basis and its column basis. Dense blocks are grey. Numbers appear
+        where they can be read.
 
     Examples
     --------
@@ -147,12 +167,9 @@ def plot_structure(matrix: StructuredMatrix, ax: Axes | None = None) -> Axes:
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
 
-    axes = _axes(ax)
-    blocks, ranks = _off_diagonal_blocks(matrix)
-    leaves = _rectangles(matrix, matrix.row_tree.depth, np.arange(matrix.row_tree.leaf_count), same=True)
-    rows, columns = matrix.shape
-    axes.set(xlim=(0, columns), ylim=(rows, 0), aspect="equal")
-    _fill(axes, leaves, np.zeros(len(leaves)), "dense", None)
+    axes = _matrix_axes(ax, matrix.row_tree, matrix.col_tree)
+    blocks, ranks, dense = _nested_blocks(matrix) if hasattr(matrix, "generators") else _flat_blocks(matrix)
+    _fill(axes, dense, np.zeros(len(dense)), "dense", None)
     if len(blocks):
         colours = colormaps["viridis"]
         shown = _fill(axes, blocks, ranks.astype(float), "ranks", colours)
@@ -160,9 +177,52 @@ def plot_structure(matrix: StructuredMatrix, ax: Axes | None = None) -> Axes:
         bar = axes.inset_axes((1.03, 0.0, 0.04, 1.0))
         axes.figure.colorbar(shown, cax=bar, label="rank (grey: dense)", ticks=MaxNLocator(integer=True))
         _number(axes, blocks, ranks, shown)
+    return axes
+
+
+def plot_partition(partition: BlockPartition, ax: Axes | None = None) -> Axes:
+    """Draw the blocks of a partition: admissible ones in the colour of their level, dense ones grey.
+
+    Parameters
+    ----------
+    partition : BlockPartition
+        Of any admissibility condition.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; default: the axes of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Rows downwards and columns to the right, in the order of the trees.
+
+    Examples
+    --------
+    >>> import structmat as sm
+    >>> tree = sm.ClusterTree.balanced(512, leaf_size=32)
+    >>> sm.BlockPartition.build(tree).plot().get_title()
+    '66 admissible and 46 dense blocks'
+    """
+    from matplotlib import colormaps
+
+    trees = partition.row_tree, partition.col_tree
+    axes = _matrix_axes(ax, *trees)
+    dense, _ = _rectangles_by_level(trees, partition.near)
+    far, levels = _rectangles_by_level(trees, partition.far)
+    if len(dense):
+        _fill(axes, dense, np.zeros(len(dense)), "dense", None)
+    if len(far):
+        _fill(axes, far, levels.astype(float), "admissible", colormaps["YlGnBu"])
+    axes.set_title(f"{len(far)} admissible and {len(dense)} dense blocks")
+    return axes
+
+
+def _matrix_axes(ax: Axes | None, row_tree: ClusterTree, col_tree: ClusterTree) -> Axes:
+    """Axes for the blocks of a matrix: rows downwards, columns to the right."""
+    axes = _axes(ax)
+    axes.set(xlim=(0, col_tree.n), ylim=(row_tree.n, 0), aspect="equal")
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
-    axes.set_xlabel("column" if matrix.col_tree.is_identity else "column, in the order of the tree")
-    axes.set_ylabel("row" if matrix.row_tree.is_identity else "row, in the order of the tree")
+    axes.set_xlabel("column" if col_tree.is_identity else "column, in the order of the tree")
+    axes.set_ylabel("row" if row_tree.is_identity else "row, in the order of the tree")
     return axes
 
 
@@ -174,24 +234,52 @@ def _axes(ax: Axes | None, **options: Any) -> Axes:
     return plt.subplots(figsize=(6.4, 5.6), layout="compressed", **options)[1]
 
 
-def _rectangles(matrix: StructuredMatrix, level: int, node: IntArray, *, same: bool = False) -> NumpyArray:
-    """The blocks of some nodes with themselves or their siblings: left, top, width, height, (blocks, 4)."""
-    other = node if same else node ^ 1
-    row_starts, row_sizes = (f(level)[node] for f in (matrix.row_tree.starts, matrix.row_tree.sizes))
-    col_starts, col_sizes = (f(level)[other] for f in (matrix.col_tree.starts, matrix.col_tree.sizes))
-    return np.stack([col_starts, row_starts, col_sizes, row_sizes], axis=1)
+def _rectangles(trees: tuple[ClusterTree, ClusterTree], level: int, rows: IntArray, cols: IntArray) -> NumpyArray:
+    """The blocks of some row nodes and column nodes: left, top, width, height, (blocks, 4)."""
+    row_tree, col_tree = trees
+    edges = col_tree.starts(level)[cols], row_tree.starts(level)[rows]
+    return np.stack([*edges, col_tree.sizes(level)[cols], row_tree.sizes(level)[rows]], axis=1)
 
 
-def _off_diagonal_blocks(matrix: StructuredMatrix) -> tuple[NumpyArray, IntArray]:
-    """Rectangles and ranks of all blocks between siblings, large ones first."""
+def _rectangles_by_level(
+    trees: tuple[ClusterTree, ClusterTree], places: tuple[IntArray, ...]
+) -> tuple[NumpyArray, IntArray]:
+    """The blocks at places (nb, 2) of each level, large ones first, and the level of each."""
+    parts = [_rectangles(trees, level, b[:, 0], b[:, 1]) for level, b in enumerate(places)]
+    return np.concatenate(parts), np.repeat(np.arange(len(places)), [len(b) for b in places])
+
+
+def _nested_blocks(matrix: StructuredMatrix) -> tuple[NumpyArray, IntArray, NumpyArray]:
+    """Rectangles and ranks of all blocks between siblings, large ones first, and rectangles of the diagonal blocks."""
     g: Any = matrix.generators  # type: ignore[attr-defined]
+    trees = matrix.row_tree, matrix.col_tree
     rectangles, ranks = [np.zeros((0, 4), dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
     for level in range(1, g.depth + 1):
         node = np.arange(2**level)
-        rectangles.append(_rectangles(matrix, level, node))
+        rectangles.append(_rectangles(trees, level, node, node ^ 1))
         row_ranks, col_ranks = (to_numpy(b.ranks[level - 1]) for b in (g.row_basis, g.col_basis))
         ranks.append(np.minimum(row_ranks[node], col_ranks[node ^ 1]))
-    return np.concatenate(rectangles), np.concatenate(ranks)
+    leaf = np.arange(matrix.row_tree.leaf_count)
+    return np.concatenate(rectangles), np.concatenate(ranks), _rectangles(trees, g.depth, leaf, leaf)
+
+
+def _flat_blocks(matrix: Any) -> tuple[NumpyArray, IntArray, NumpyArray]:
+    """The same for blocks with bases of their own; both halves of a Hermitian matrix."""
+    blocks, trees = matrix.blocks, (matrix.row_tree, matrix.col_tree)
+    far, near, ranks = [np.zeros((0, 4), dtype=np.int64)], [], [np.zeros(0, dtype=np.int64)]
+    for level, (dense, batches) in enumerate(zip(blocks.near, blocks.far, strict=True)):
+        for batch in (*batches, dense):
+            rows, cols = batch.rows, batch.cols
+            if blocks.half:
+                off = rows != cols
+                rows, cols = np.append(rows, cols[off]), np.append(cols, rows[off])
+            rectangles = _rectangles(trees, level, rows, cols)
+            if batch is dense:
+                near.append(rectangles)
+            else:
+                far.append(rectangles)
+                ranks.append(np.full(len(rectangles), batch.rank))
+    return np.concatenate(far), np.concatenate(ranks), np.concatenate(near)
 
 
 def _fill(axes: Axes, rectangles: NumpyArray, values: NumpyArray, label: str, colours: Any) -> Any:

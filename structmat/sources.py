@@ -137,6 +137,12 @@ class KernelSource(EntrySource):
     def _call(self, i: IntArray, j: IntArray) -> Any:
         return self.kernel(self.row_points[i], self.col_points[j])
 
+    def pairs(self, i: IntArray, j: IntArray) -> NumpyArray:
+        """As for any entries, but in one call where the kernel takes batches."""
+        if not self.batched:
+            return super().pairs(i, j)
+        return self.blocks(i[:, :1], j)[:, 0]
+
     def _describe(self) -> str:
         return f"the kernel {getattr(self.kernel, '__name__', type(self.kernel).__name__)}(x, y)"
 
@@ -206,7 +212,14 @@ class OperatorSource:
 
     def rmatmat(self, x: NumpyArray) -> NumpyArray:
         """A^H @ x for x (m, k)."""
-        return self._checked(self.backward(x), self.shape[1], x, "A^H @ x")
+        try:
+            product = self.backward(x)
+        except (TypeError, NotImplementedError) as error:  # what SciPy raises for an operator that has no rmatvec
+            raise TypeError(
+                f"op of type {type(self.op).__name__} cannot multiply with its adjoint, which is needed unless "
+                "symmetric=True: give the operator rmatvec or rmatmat"
+            ) from error
+        return self._checked(product, self.shape[1], x, "A^H @ x")
 
     def _checked(self, y: Any, rows: int, x: NumpyArray, what: str) -> NumpyArray:
         result = np.asarray(y)

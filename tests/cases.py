@@ -3,10 +3,12 @@
 from functools import cache
 
 import numpy as np
+import scipy.linalg
+import scipy.sparse as sparse
 import scipy.sparse.linalg as spla
 
 import structmat as sm
-from structmat.testing import random_hss
+from structmat.testing import random_flat, random_hss
 from tests.problems import kernel_k, kernel_l, line, one_sided
 
 DTYPES = {"f4": np.float32, "f8": np.float64, "c8": np.complex64, "c16": np.complex128}
@@ -302,3 +304,140 @@ def from_samples():
     dense = np.minimum.outer(i, i) * (1 - np.maximum.outer(i, i))
     f = np.random.default_rng(10).standard_normal((128, 12))
     return sm.HSSMatrix.from_samples(f, dense @ f, rank=2, leaf_size=8, symmetric=True), dense, 1e-11
+
+
+# ------------------------------------------------------------------------------------- HODLR and H
+
+FLAT = {"hodlr": sm.HODLRMatrix, "h": sm.HMatrix}
+
+
+def add_flat(name, format, make_tree, rank, dtype="f8", make_partition=None, **options):
+    def builder():
+        tree = make_tree()
+        partition = None if make_partition is None else make_partition(tree, options.get("col_tree", tree))
+        matrix, dense = random_flat(
+            generator(name), FLAT[format], tree, rank, DTYPES[dtype], partition=partition, **options
+        )
+        return matrix, dense, 0.0
+
+    BUILDERS[name] = builder
+
+
+def pair_of_depth(rows, cols, leaf_size):
+    depth = sm.ClusterTree.balanced(min(rows, cols), leaf_size).depth
+    return balanced(rows, 64, depth), sm.ClusterTree.balanced(cols, depth=depth)
+
+
+for format in FLAT:
+    for kind in ("general", "symmetric"):
+        half = kind == "symmetric"
+        for dtype in DTYPES:
+            add_flat(f"{format}_{kind}_97_{dtype}", format, balanced(97, 13), 4, dtype, symmetric=half)
+        for n, leaf_size in ((1, 64), (2, 1), (3, 2), (31, 64), (64, 8), (127, 10)):
+            add_flat(
+                f"{format}_{kind}_{n}_leaf_{leaf_size}", format, balanced(n, leaf_size), 5, "c16" if half else "f8",
+                symmetric=half,
+                # elimination of H-matrices pivots within diagonal blocks only: what grows there is lost
+                shift=12.0 if n > 100 and format == "h" else 0.0,
+            )  # fmt: skip
+        add_flat(
+            f"{format}_{kind}_points_2d", format, lambda: sm.ClusterTree.from_points(points(101, 2), 8), 4,
+            "c8" if half else "f8", symmetric=half, shift=0.0 if half else 12.0,
+        )  # fmt: skip
+    for shape, rows, cols, leaf_size in (("tall", 131, 60, 10), ("wide", 45, 113, 4), ("sliver", 90, 4, 1)):
+        make_rows, col_tree = pair_of_depth(rows, cols, leaf_size)
+        add_flat(f"{format}_{shape}", format, make_rows, 4, "c16", col_tree=col_tree)
+    add_flat(f"{format}_full_rank", format, balanced(64, 8), 64, ragged=False)
+    add_flat(f"{format}_equal_ranks", format, balanced(96, 6), 3, "c16", ragged=False)
+    add_flat(f"{format}_rank_zero", format, balanced(50, 7), 0, "c16")
+    add_flat(f"{format}_definite", format, balanced(100, 9), 4, symmetric=True, shift=40.0)
+    add_flat(
+        f"{format}_two_trees", format, lambda: sm.ClusterTree.from_points(points(80, 2), 10), 3,
+        col_tree=sm.ClusterTree.from_points(points(80, 2)[::-1], 10, sm.PrincipalAxisSplitter()),
+    )  # fmt: skip
+    for of in (f"{format}_general_97_c16", f"{format}_symmetric_97_c16", f"{format}_tall"):
+        add_view(f"transpose_of_{of}", of, lambda a: a.T)
+        add_view(f"adjoint_of_{of}", of, lambda a: a.H)
+        add_view(f"conjugate_of_{of}", of, lambda a: a.conj())
+
+
+def by_condition(condition):
+    return lambda rows, cols: sm.BlockPartition.build(rows, cols, condition)
+
+
+def any_blocks(rows, cols, level, i, j):
+    """Blocks off the diagonal, as they come: not symmetric."""
+    return (i != j) & ((3 * i + 5 * j + level) % 4 < 2)
+
+
+def coarse_dense_blocks(rows, cols):
+    """Weak admissibility, with one large block dense and one of its neighbours cut further."""
+    weak = sm.BlockPartition.build(rows, cols, sm.WeakAdmissibility())
+    far, near = list(weak.far), list(weak.near)
+    far[1], near[1] = np.zeros((0, 2), dtype=np.int64), np.array([[1, 0]])
+    far[2] = np.array([[0, 1], [0, 2], [0, 3], [1, 0], [1, 3], [2, 3], [3, 2]])
+    near[2] = np.array([[1, 2]])
+    return sm.BlockPartition(rows, cols, tuple(far), tuple(near))
+
+
+for name, make_partition, half in (
+    ("weak", by_condition(sm.WeakAdmissibility()), True),
+    ("narrow", by_condition(sm.StrongAdmissibility(0.7)), True),
+    ("centres", by_condition(sm.StrongAdmissibility(1.0, "centre")), False),
+    ("any", by_condition(any_blocks), False),
+    ("coarse_dense", coarse_dense_blocks, False),
+):
+    add_flat(f"h_{name}", "h", balanced(90, 6), 3, "c16" if half else "f8", make_partition, symmetric=half)
+add_flat(
+    "h_any_rectangular", "h", balanced(90, 64, 4), 3, "c8", by_condition(any_blocks),
+    col_tree=sm.ClusterTree.balanced(53, depth=4),
+)  # fmt: skip
+
+
+def add_built(name, build_matrix, make_dense, tolerance):
+    for format, cls in FLAT.items():
+        BUILDERS[f"{format}_{name}"] = lambda cls=cls: (build_matrix(cls), make_dense(), tolerance)
+
+
+def tridiagonal(n):
+    return sparse.diags_array([-1.0, 2.5, -0.5], offsets=[-1, 0, 1], shape=(n, n))
+
+
+add_built("zero", lambda f: f.zeros(sm.ClusterTree.balanced(70, 9)), lambda: np.zeros((70, 70)), 0.0)
+add_built(
+    "zero_hermitian",
+    lambda f: f.zeros(sm.ClusterTree.balanced(33, 4), np.complex64, symmetric=True),
+    lambda: np.zeros((33, 33), np.complex64),
+    0.0,
+)
+add_built("identity", lambda f: f.identity(sm.ClusterTree.balanced(77, 10)), lambda: np.eye(77), 0.0)
+add_built(
+    "diagonal",
+    lambda f: f.from_diagonal(np.exp(1j * np.arange(1.0, 45.0)), sm.ClusterTree.from_points(points(44, 1), 6)),
+    lambda: np.diag(np.exp(1j * np.arange(1.0, 45.0))),
+    0.0,
+)
+add_built(
+    "from_dense",
+    lambda f: f.from_dense(one_sided(150)(line(150), line(150)), sm.ClusterTree.balanced(150, 16), rtol=1e-9),
+    lambda: one_sided(150)(line(150), line(150)),
+    1e-9,
+)
+add_built(
+    "from_kernel",
+    lambda f: f.from_kernel(kernel_k(180), line(180)[::-1], leaf_size=20, rtol=1e-8, symmetric=True),
+    lambda: kernel_k(180)(line(180), line(180)),
+    1e-8,
+)
+add_built(
+    "from_sparse",
+    lambda f: f.from_sparse(tridiagonal(140), sm.ClusterTree.balanced(140, 12)),
+    lambda: tridiagonal(140).toarray(),
+    1e-12,
+)
+add_built(
+    "from_toeplitz",
+    lambda f: f.from_toeplitz(1 / (1.0 + np.arange(150)), 1 / (2.0 + np.arange(150)), leaf_size=12),
+    lambda: scipy.linalg.toeplitz(1 / (1.0 + np.arange(150)), 1 / (2.0 + np.arange(150))),
+    1e-8,
+)

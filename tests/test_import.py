@@ -31,5 +31,5 @@ def test_every_public_name_is_there():
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="module 'structmat' has no attribute 'HODLRMatrix'"):
-        sm.HODLRMatrix  # noqa: B018
+    with pytest.raises(AttributeError, match="module 'structmat' has no attribute 'BlockClusterForest'"):
+        sm.BlockClusterForest  # noqa: B018

@@ -7,13 +7,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = """
-_typing _backend _check _linear_operator exceptions
+_typing _backend _check _linear_operator exceptions krylov
 tree partition sources lowrank engine
-blocks base certificate
-flat nested
+blocks algebra base certificate certify _inputs
+storage norms flat nested
 hodlr hss hmatrix h2
 convert linalg functions
-kernelfunctions gallery io plot _console testing cli distributed demo _version __init__
+kernelfunctions gallery gp io plot advice_costs advice _console testing cli distributed demo _version __init__
 """  # every module and folder of structmat, from the bottom up
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS.strip().splitlines()) for name in names.split()}
 FILES = sorted((ROOT / "structmat").rglob("*.py"))

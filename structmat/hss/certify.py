@@ -1,8 +1,7 @@
-"""Estimates of the relative Frobenius error of an HSS matrix against what it was built from.
+"""Estimates of the relative Frobenius error of an HSS matrix against the entries that it was built from.
 
-Two methods. Gaussian probes, for operators: `||(A - H) G||_F / sqrt(s)` estimates the error without bias, and the worst
-case, an error of rank one, is a chi-square law. Stratified entries, for entries and kernels: rows drawn from every
-block of every level (uniform rows would miss a bad block), with entries from every stretch of their columns.
+Stratified: rows drawn from every block of every level (uniform rows would miss a bad block), with entries from every
+stretch of their columns.
 """
 
 from __future__ import annotations
@@ -10,44 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.special
 
 from .._typing import NumpyArray
 from ..certificate import Certificate
+from ..certify import CONFIDENCE
 from ..sources import EntrySource
 
 if TYPE_CHECKING:
-    from ..base import StructuredMatrix
     from .matrix import HSSMatrix
 
-CONFIDENCE = 0.95
 # up to this many entries the error is computed and not estimated
 EXACT_ENTRIES = 1 << 17
 ROWS_PER_LEVEL = 256
 ENTRIES_PER_ROW = 12
-
-
-def probe_factor(probes: int) -> float:
-    """What the estimate from Gaussian probes is multiplied by for an upper bound: 1.59 for 10, 1.36 for 20."""
-    # the quantile of the chi-square law; scipy.stats takes longer to import than all of structmat
-    return float(np.sqrt(probes / (2.0 * scipy.special.gammaincinv(probes / 2.0, 1.0 - CONFIDENCE))))
-
-
-def by_probes(
-    a: StructuredMatrix, x: NumpyArray, exact: NumpyArray, *, asked: float, norm: float | None, products: int,
-    **details: Any,
-) -> Certificate:  # fmt: skip
-    """From products `exact` = A x with fresh Gaussian vectors x (n, s)."""
-    probes = x.shape[1]
-    error = float(np.linalg.norm(a @ x - exact)) / np.sqrt(probes)
-    size = float(np.linalg.norm(exact)) / np.sqrt(probes) if norm is None else norm
-    eps = float(np.finfo(a.dtype).eps)
-    estimate = max(error / size if size > 0 else error, eps)
-    bound = max(estimate * probe_factor(probes), eps)
-    return Certificate(
-        max(asked, 4 * eps), estimate, bound, CONFIDENCE, f"{probes} independent Gaussian probes",
-        probes=probes, products=products, details=details,
-    )  # fmt: skip
 
 
 def by_entries(

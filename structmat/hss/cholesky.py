@@ -45,6 +45,8 @@ class CholeskyLevel:
 class HSSCholesky(Factorization):
     """The Cholesky (ULV) factorisation of a Hermitian positive definite HSS matrix."""
 
+    positive_definite = True
+
     def __init__(self, matrix: HSSMatrix) -> None:
         matrix._require_square("a factorisation")
         if not matrix.symmetric:
@@ -71,13 +73,13 @@ class HSSCholesky(Factorization):
         blocks, kernels = [], substitution_kernels(x)
         for f in self._levels:
             kept = np.empty((len(x), f.q.shape[1], x.shape[2]), dtype=x.dtype)
-            _by_node(kernels.cholesky_forward, len(x), x.nbytes, f.q, f.q_tau, f.lower, f.cross, x, kept)
+            _by_node(kernels.cholesky_forward, len(x), f.q, f.q_tau, f.lower, f.cross, x, kept)
             blocks.append(x)
             x = pairs(kept)
         x = scipy.linalg.cho_solve((self._root, True), x[0], check_finite=False)[None]
         for f, block in zip(self._levels[::-1], blocks[::-1], strict=True):
             kept = np.ascontiguousarray(halves(x))
-            _by_node(kernels.cholesky_backward, len(block), block.nbytes, f.q, f.q_tau, f.lower, f.cross, block, kept)
+            _by_node(kernels.cholesky_backward, len(block), f.q, f.q_tau, f.lower, f.cross, block, kept)
             x = block
         return np.ascontiguousarray(self._tree.from_leaves(x))
 
@@ -103,7 +105,7 @@ def _eliminate(g: Generators, diagonal: NumpyArray) -> tuple[list[CholeskyLevel]
         shapes = (k, p), (k,), (k, k), (e, e), (e, k), (k, k)
         q, q_tau, rest, lower, cross, kept = (np.empty((nb, *s), dtype=dtype) for s in shapes)
         failed = np.zeros(nb, dtype=np.bool_)
-        _by_node(cpu_ulv.cholesky_eliminate, nb, d.nbytes, d, u, q, q_tau, rest, lower, cross, kept, failed)
+        _by_node(cpu_ulv.cholesky_eliminate, nb, d, u, q, q_tau, rest, lower, cross, kept, failed)
         if failed.any():
             raise _not_definite(number, int(failed.argmax()))
         levels.append(CholeskyLevel(q, q_tau, lower, cross))

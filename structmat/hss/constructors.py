@@ -9,16 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _check
-from .._typing import Entries, Kernel, RandomLike
-from ..blocks import NestedBasis
-from ..certificate import Certificate, exact
-from ..exceptions import ShapeError, StructureWarning, SymmetryError
-from ..sources import EntrySource, KernelSource, OperatorSource
-from ..tree import ClusterTree, as_tree_pair
-from . import arithmetic, dense, interpolative
-from ._inputs import (
+from .._inputs import (
     TreeLike,
     _kernel_trees,
+    _low_rank_factors,
+    _point_sets,
+    _require_above_noise,
     _require_hermitian,
     _require_hermitian_entries,
     _require_one_tree,
@@ -26,6 +22,13 @@ from ._inputs import (
     _shape_of,
     _tolerances,
 )
+from .._typing import Entries, Kernel, RandomLike
+from ..blocks import NestedBasis
+from ..certificate import Certificate, exact
+from ..exceptions import ShapeError, StructureWarning, SymmetryError
+from ..sources import EntrySource, KernelSource, OperatorSource
+from ..tree import ClusterTree, as_tree_pair
+from . import arithmetic, dense, interpolative
 from .certify import by_entries
 from .generators import Generators
 from .sampling import SamplingRule
@@ -171,14 +174,7 @@ class HSSConstructors:
         >>> A.certificate.met
         True
         """
-        rows = _check.points(points)
-        cols = rows if column_points is None else _check.points(column_points, "column_points")
-        if rows.ndim != cols.ndim or rows.shape[1:] != cols.shape[1:]:
-            raise ShapeError(
-                f"points and column_points must have one dimension, but their shapes are {rows.shape} and {cols.shape}"
-            )
-        if symmetric and column_points is not None:
-            raise SymmetryError("symmetric=True needs the same points for rows and columns; leave column_points out")
+        rows, cols = _point_sets(points, column_points, symmetric)
         source = KernelSource(kernel, rows, cols)
         row_tree, col_tree = _kernel_trees(tree, rows, cols, leaf_size, same=column_points is None)
         return _from_source(source, row_tree, col_tree, rtol, atol, max_rank, symmetric, rng, progress)
@@ -226,11 +222,7 @@ class HSSConstructors:
         source = OperatorSource(op, symmetric=symmetric)
         row_tree, col_tree = as_tree_pair(tree, source.shape, leaf_size=leaf_size)
         tolerance, cap = _tolerances(rtol, 0.0, max_rank)
-        if noise and tolerance < 5.0 * noise:
-            raise ValueError(
-                f"rtol = {tolerance:.3g} is below what products with relative error noise = {noise:.3g} can give; "
-                f"ask for rtol >= {5 * noise:.3g}"
-            )
+        _require_above_noise(tolerance, noise)
         if symmetric:
             _require_one_tree(row_tree, col_tree)
         generators, certificate = from_operator(
@@ -344,14 +336,7 @@ class HSSConstructors:
 
 def low_rank(u: Any, v: Any, tree: TreeLike, *, symmetric: bool) -> HSSMatrix:
     """U V^H exactly, whether or not a dense array were smaller."""
-    left = _check.matrix(u, "u") if np.size(u) else np.asarray(u, dtype=np.float64)
-    right = left if v is u or v is None else _check.matrix(v, "v") if np.size(v) else np.asarray(v, np.float64)
-    if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
-        raise ShapeError(
-            f"u (m, r) and v (n, r) must have the same r, but their shapes are {left.shape} and {right.shape}"
-        )
-    if symmetric and right is not left and not np.array_equal(left, right):
-        raise SymmetryError("symmetric=True stands for U U^H, but v differs from u")
+    left, right = _low_rank_factors(u, v, symmetric)
     row_tree, col_tree = as_tree_pair(tree, (left.shape[0], right.shape[0]))
     dtype = np.result_type(left, right)
     # copies: to_leaves may return views, and a matrix does not change with its input

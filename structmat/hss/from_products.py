@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from .._backend import parallel_ranges, parallel_tasks, real_dtype
+from .._inputs import _require_hermitian_products
 from .._typing import NumpyArray
 from ..certificate import Certificate
+from ..certify import CONFIDENCE, by_probes, probe_factor
 from ..exceptions import SymmetryError, TooFewSamplesError
 from ..sources import OperatorSource
 from ..tree import ClusterTree
-from .certify import CONFIDENCE, by_probes, probe_factor
 from .generators import Generators
 from .sketched import (
     OVERSAMPLING,
@@ -159,17 +160,6 @@ def from_operator(
         count, share = int(1.5 * count) if exhaustive else min(limit, int(1.5 * count)), 0.5 * share
     assert best is not None
     return best
-
-
-def _require_hermitian_products(x: NumpyArray, y: NumpyArray) -> None:
-    """X^H A X must be Hermitian."""
-    form = x.conj().T @ y
-    gap, size = float(np.linalg.norm(form - form.conj().T)), float(np.linalg.norm(form))
-    if gap > 1e-5 * size and gap > 1e4 * np.finfo(y.dtype).eps * float(np.linalg.norm(x) * np.linalg.norm(y)):
-        raise SymmetryError(
-            f"symmetric=True, but the operator is not Hermitian: X^H A X differs from its adjoint by {gap / size:.1e} "
-            "for random X; leave symmetric out (products with the adjoint are then needed)"
-        )
 
 
 def _levels(

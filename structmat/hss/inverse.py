@@ -19,8 +19,8 @@ from .._typing import IntArray, NumpyArray
 from ..blocks import NestedBasis
 from ..engine import cpu_ulv
 from ..engine.dense import matmul
+from ..norms import two_norm
 from .generators import Generators
-from .norms import two_norm
 from .truncate import norm
 from .ulv import HSSFactorization, UlvLevel, factors_of
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sparse
 
 from .. import _check
 from .._backend import is_numpy
-from .._typing import Array, IntArray, NumpyArray, RandomLike
+from .._typing import Array, IntArray, NumpyArray
 from ..base import Factorization, StructuredMatrix
 from ..blocks import BlockBatch
 from ..certificate import Certificate
-from ..exceptions import DeviceError, ShapeError, SymmetryError, TreeMismatchError
+from ..exceptions import DeviceError, ShapeError, TreeMismatchError
 from ..nested import NestedStorage
 from ..tree import ClusterTree, require_equal_trees
 from . import arithmetic, truncate
@@ -31,7 +30,8 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
     """A hierarchically semiseparable matrix: weak admissibility (siblings), nested bases.
 
     Build one with a constructor: `from_dense`, `from_entries`, `from_kernel`, `from_operator`, `from_samples`,
-    `from_sparse`, `from_toeplitz`, `from_cauchy_like`, `from_low_rank`, `from_diagonal`, `identity`, `zeros`.
+    `from_sparse`, `from_toeplitz`, `from_cauchy_like`, `from_structured`, `from_low_rank`, `from_diagonal`,
+    `identity`, `zeros`.
 
     Parameters
     ----------
@@ -123,11 +123,6 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
         """The largest rank of any basis."""
         return max((int(r.max()) for r in self.ranks), default=0)
 
-    @property
-    def rtol(self) -> float:
-        """The tolerance that arithmetic recompresses to unless told otherwise."""
-        return max(self.certificate.asked, float(np.finfo(self.dtype).eps))
-
     def __repr__(self) -> str:
         return (
             f"HSSMatrix(shape={self.shape}, dtype={self.dtype}, depth={self.row_tree.depth}, "
@@ -157,27 +152,6 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
     def _with_arrays(self, function: Any) -> HSSMatrix:
         return HSSMatrix(self.generators.map(function), self.row_tree, self.col_tree, self.certificate)
 
-    def astype(self, dtype: Any) -> HSSMatrix:
-        """The same matrix in another precision or field: float32, float64, complex64 or complex128.
-
-        Complex to real is refused; take the real part of the source instead.
-        """
-        target = _check.supported_dtype(dtype)
-        if target == self.dtype:
-            return self
-        if self.dtype.kind == "c" and target.kind != "c":
-            raise TypeError(
-                f"cannot turn a matrix of dtype {self.dtype} into {target} without losing its imaginary part"
-            )
-        result = self._with_arrays(lambda a: a.astype(target))
-        eps = float(np.finfo(target).eps)
-        c = self.certificate
-        result.certificate = Certificate(
-            max(c.asked, eps), max(c.estimate, eps), max(c.upper_bound, eps), c.confidence, c.method,
-            c.probes, c.entries, c.products, c.details,
-        )  # fmt: skip
-        return result
-
     # ------------------------------------------------------------------------------ arithmetic
 
     def _result(
@@ -197,47 +171,12 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
         certificate.warn_if_not_met("raise max_rank", stacklevel=5)
         return HSSMatrix(cut, row_tree, col_tree, certificate)
 
-    def _tolerance(self, rtol: float | None, *others: HSSMatrix) -> float:
-        return min(m.rtol for m in (self, *others)) if rtol is None else _check.tolerance(rtol)
-
     def add(self, other: HSSMatrix, *, rtol: float | None = None) -> HSSMatrix:
         """A + B, recompressed to `rtol` (default: the smaller of the operands'). Cost O(n k^2)."""
         self._require_same_trees(other, "the operands of a sum")
         return self._result(arithmetic.add(self.generators, other.generators), self._tolerance(rtol, other))
 
-    def _require_same_trees(self, other: HSSMatrix, what: str) -> None:
-        if self.shape != other.shape:
-            raise ShapeError(f"{what} must have one shape, but these are {self.shape} and {other.shape}")
-        require_equal_trees(self.row_tree, other.row_tree, what)
-        require_equal_trees(self.col_tree, other.col_tree, what)
-
-    def __add__(self, other: Any) -> HSSMatrix:
-        if isinstance(other, HSSMatrix):
-            return self.add(other)
-        if sparse.issparse(other):
-            return self.add_sparse(other)
-        return NotImplemented
-
-    __radd__ = __add__
-
-    def __neg__(self) -> HSSMatrix:
-        return self * -1.0
-
-    def __sub__(self, other: Any) -> HSSMatrix:
-        known = isinstance(other, HSSMatrix) or sparse.issparse(other)
-        return self + (-other) if known else NotImplemented
-
-    def __rsub__(self, other: Any) -> HSSMatrix:
-        return (-self) + other if sparse.issparse(other) else NotImplemented
-
-    def __mul__(self, factor: Any) -> HSSMatrix:
-        """A times a scalar; a real multiple of a Hermitian matrix stays Hermitian."""
-        is_number = np.isscalar(factor) and not isinstance(factor, str)
-        if not is_number:
-            return NotImplemented
-        number = complex(factor)
-        if not np.isfinite(number):
-            raise ValueError(f"a scalar factor must be finite, but it is {factor!r}")
+    def _scaled(self, number: complex) -> HSSMatrix:
         g = self.generators
         if number.imag != 0.0:
             target = np.result_type(self.dtype, np.complex64)
@@ -245,12 +184,6 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
         else:
             scaled = arithmetic.scale(g, self.dtype.type(number.real))
         return HSSMatrix(scaled, self.row_tree, self.col_tree, self.certificate)
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, divisor: Any) -> HSSMatrix:
-        is_scalar = np.isscalar(divisor)
-        return self * (1.0 / divisor) if is_scalar else NotImplemented
 
     def multiply(self, other: HSSMatrix, *, rtol: float | None = None) -> HSSMatrix:
         """The matrix product A @ B, recompressed to `rtol`. Cost O(n k^2)."""
@@ -308,25 +241,10 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
 
     def add_diagonal(self, d: Any) -> HSSMatrix:
         """A + diag(d) for a scalar or a vector d (n,), exactly and without recompression: O(n)."""
-        self._require_square("add_diagonal")
-        values = np.broadcast_to(np.asarray(d), (self.shape[0],)) if np.ndim(d) == 0 else d
-        values = _check.vector(values, "d", self.shape[0])
-        if self.row_tree != self.col_tree:
-            raise TreeMismatchError("add_diagonal needs one tree for rows and columns, but this matrix has two")
-        if self.symmetric and values.dtype.kind == "c":
-            if np.abs(values.imag).max(initial=0.0) > 0:
-                raise SymmetryError(
-                    "a Hermitian matrix has a real diagonal, but d is complex; build with symmetric=False"
-                )
-            values = values.real
-        g = self.generators
-        diagonal = g.diagonal.astype(np.result_type(g.diagonal, values if np.ndim(d) else g.diagonal))
-        if np.ndim(d) == 0 and values.dtype.kind == "c" and diagonal.dtype.kind != "c":
-            diagonal = diagonal.astype(np.result_type(diagonal, np.complex64))
-        blocks = self.row_tree.to_leaves(values[:, None])[:, :, 0].astype(diagonal.dtype)
+        values = self._diagonal_values(d)
+        diagonal = np.array(self.generators.diagonal, dtype=self._dtype_with(d, values))
         slot = np.arange(diagonal.shape[1])
-        diagonal = np.array(diagonal)
-        diagonal[:, slot, slot] += blocks
+        diagonal[:, slot, slot] += self.row_tree.to_leaves(values[:, None])[:, :, 0].astype(diagonal.dtype)
         return self._with_diagonal(diagonal)
 
     def _with_diagonal(self, diagonal: NumpyArray) -> HSSMatrix:
@@ -347,31 +265,15 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
         update = low_rank(u, v, (self.row_tree, self.col_tree), symmetric=self.symmetric and v is u)
         return self.add(update, rtol=self._tolerance(rtol))
 
-    def add_sparse(self, s: Any, *, rtol: float | None = None) -> HSSMatrix:
-        """A + S for a sparse S of the same shape, recompressed; w the rank of S across cuts, O(n (k + w)^2).
-
-        A Hermitian matrix stays one when S is Hermitian.
-        """
-        from .special import is_hermitian
-
-        update = HSSMatrix.from_sparse(s, (self.row_tree, self.col_tree), symmetric=self.symmetric and is_hermitian(s))
-        return self.add(update, rtol=self._tolerance(rtol))
+    def _sparse_update(self, s: Any, *, symmetric: bool) -> HSSMatrix:
+        return HSSMatrix.from_sparse(s, (self.row_tree, self.col_tree), symmetric=symmetric)
 
     # ----------------------------------------------------------------------- entries and norms
 
-    def __getitem__(self, key: Any) -> Any:
-        """A[i, j]: a number for two integers, else the dense sub-block of the given rows and columns."""
-        if not isinstance(key, tuple) or len(key) != 2:
-            raise IndexError("a structured matrix takes two indices, A[i, j]; for rows alone write A[i, :]")
-        rows = _check.index_array(key[0], self.shape[0], "row")
-        cols = _check.index_array(key[1], self.shape[1], "column")
+    def _sub_block(self, rows: IntArray, cols: IntArray) -> NumpyArray:
         from .entries import sub_block
 
-        block = sub_block(self, rows, cols)
-        scalar = [isinstance(k, (int, np.integer)) for k in key]
-        if all(scalar):
-            return block[0, 0]
-        return block[0] if scalar[0] else block[:, 0] if scalar[1] else block
+        return sub_block(self, rows, cols)
 
     def diagonal(self) -> NumpyArray:
         """The main diagonal, (min(m, n),). Cost O(n)."""
@@ -383,15 +285,27 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
 
         return entry_values(self, np.arange(count), np.arange(count))
 
-    def norm(self, ord: str | int = "fro", *, rng: RandomLike = None, tol: float = 1e-6) -> float:
-        """The Frobenius norm exactly (`"fro"`, O(n k^2)) or the 2-norm by Lanczos iteration (`2`, to `tol`)."""
-        if ord == "fro":
-            return truncate.norm(self.generators)
-        if ord == 2:
-            from .norms import two_norm
+    def _frobenius(self) -> float:
+        return truncate.norm(self.generators)
 
-            return two_norm(self, tol=tol, rng=_check.generator(rng))
-        raise ValueError(f'ord must be "fro" or 2, but it is {ord!r}')
+    def _inner(self, other: HSSMatrix) -> Any:
+        from .inner import inner
+
+        self._require_same_trees(other, "the operands of an inner product")
+        value = inner(self.generators, other.generators)
+        return value if "c" in (self.dtype.kind, other.dtype.kind) else value.real
+
+    def _trace_of_solve(self, other: HSSMatrix) -> Any:
+        from ..linalg import inner
+        from .trace import trace_of_solve
+        from .ulv import with_padded_diagonal
+
+        self._require_same_trees(other, "the operands of trace_of_solve")
+        if not (self.symmetric and other.symmetric):
+            return inner(self.inverse().H, other)
+        g = self.generators
+        value = trace_of_solve(g, other.generators, with_padded_diagonal(g.diagonal, self.row_tree)[0])
+        return value.real  # of a Hermitian and a Hermitian matrix
 
     # ---------------------------------------------------------------------------------- solving
 

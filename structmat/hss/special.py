@@ -5,13 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sparse
 
 from .. import _check
+from .._inputs import (
+    _checked_sparse,
+    _depth_for,
+    _hermitian_part,
+    _nonempty,
+    _require_hermitian_toeplitz,
+    diagonal_trees,
+)
 from .._typing import NumpyArray, RandomLike
 from ..certificate import Certificate
-from ..exceptions import ShapeError, SymmetryError
-from ..tree import ClusterTree, as_tree_pair
+from ..exceptions import ShapeError
+from ..tree import as_tree_pair
 from . import from_sparse as sparse_builder
 from .cauchy import CauchySource, node_trees, require_distinct
 from .toeplitz import ToeplitzOperator
@@ -139,6 +146,36 @@ class SpecialConstructors:
         return HSSMatrix.from_operator(operator, tree, rtol=rtol, symmetric=symmetric, leaf_size=leaf_size, rng=rng)
 
     @classmethod
+    def from_structured(cls, other: Any, *, rtol: float | None = None) -> HSSMatrix:
+        """Convert a matrix of any format, on its trees.
+
+        Parameters
+        ----------
+        other : StructuredMatrix
+            HODLR, H or HSS. A Hermitian matrix stays one.
+        rtol : float, optional
+            Allowed Frobenius error of the conversion, relative to the norm of `other`; default: the tolerance of
+            `other`. Guaranteed.
+
+        Notes
+        -----
+        Nested bases from the leaves up, of block rows that are kept by their factors: O(n k^2 log^2 n) with k the rank
+        of a block. For an H-matrix, blocks off the diagonal are agglomerated first.
+
+        Examples
+        --------
+        >>> import numpy as np, structmat as sm
+        >>> x = np.linspace(0, 1, 1000)
+        >>> H = sm.HODLRMatrix.from_kernel(lambda x, y: np.exp(-abs(x[:, None] - y)), x)
+        >>> A = sm.HSSMatrix.from_structured(H)
+        >>> bool(np.allclose(A @ x, H @ x)), A.certificate.met
+        (True, True)
+        """
+        from ..convert import to_hss
+
+        return to_hss(other, rtol=rtol)
+
+    @classmethod
     def from_cauchy_like(
         cls, x: Any, y: Any, g: Any = None, h: Any = None, tree: TreeLike = None, *, rtol: float = 1e-8,
         atol: float = 0.0, max_rank: int | None = None, leaf_size: int = 64, rng: RandomLike = 0,
@@ -197,83 +234,6 @@ class SpecialConstructors:
             row_tree, col_tree = as_tree_pair(tree, (len(rows), len(cols)))
         source = CauchySource(rows, cols, left, right)
         return _from_source(source, row_tree, col_tree, rtol, atol, max_rank, False, rng, None)
-
-
-def _depth_for(shape: tuple[int, int], leaf_size: int) -> int:
-    """The depth at which the shorter side has leaves of at most `leaf_size`."""
-    return ClusterTree.balanced(min(shape), _check.positive_integer(leaf_size, "leaf_size")).depth
-
-
-def diagonal_trees(m: int, n: int, depth: int) -> tuple[ClusterTree, ClusterTree]:
-    """Trees of a rectangular matrix whose diagonal blocks hold the entries with i = j.
-
-    The longer side has, in each leaf, the indices of the other side's leaf and an equal stretch of what is
-    beyond.
-    """
-    common, beyond = np.arange(min(m, n)), np.arange(abs(m - n))
-    where = np.concatenate([(common + 0.5) / len(common), (beyond + 0.5) / max(1, len(beyond))])
-    longer = ClusterTree(max(m, n), depth, np.argsort(where, kind="stable"))
-    shorter = ClusterTree(min(m, n), depth)
-    return (longer, shorter) if m > n else (shorter, longer)
-
-
-def _checked_sparse(s: Any) -> Any:
-    """Coordinate form, duplicates summed and zeros dropped, in a supported precision."""
-    if not sparse.issparse(s):
-        raise TypeError(
-            f"s must be a scipy.sparse array or matrix, but it is a {type(s).__name__}; "
-            "use from_dense for an array, or scipy.sparse.coo_array(s)"
-        )
-    given: Any = s  # the type that scipy narrows to knows neither shape nor dtype
-    if given.ndim != 2:
-        raise ShapeError(f"s must be 2-D, but it has {given.ndim} dimensions (shape {given.shape})")
-    if 0 in given.shape:
-        raise ShapeError(f"s must have at least one row and one column, but its shape is {given.shape}")
-    matrix = sparse.csr_array(given, dtype=_check.supported_dtype(given.dtype), copy=True)
-    matrix.sum_duplicates()
-    _check.finite(matrix.data, "the data of s")
-    matrix.eliminate_zeros()
-    return matrix
-
-
-def is_hermitian(s: Any) -> bool:
-    """Whether a sparse matrix equals its adjoint up to rounding."""
-    return s.ndim == 2 and s.shape[0] == s.shape[1] and _hermitian_gap(_checked_sparse(s)) <= 1.0
-
-
-def _hermitian_gap(s: Any) -> float:
-    """||S - S^H||_F in units of what rounding explains, 100 eps ||S||_F."""
-    allowed = 100.0 * float(np.finfo(s.dtype).eps) * float(np.linalg.norm(s.data))
-    gap = float(np.linalg.norm((s - s.conj().T).data))
-    return gap / allowed if gap > 0.0 else 0.0
-
-
-def _hermitian_part(s: Any) -> Any:
-    if s.shape[0] != s.shape[1]:
-        raise SymmetryError(f"symmetric=True needs a square matrix, but its shape is {s.shape}")
-    gap = _hermitian_gap(s)
-    if gap > 1.0:
-        raise SymmetryError(
-            f"symmetric=True, but ||S - S^H|| / ||S|| = {100 * np.finfo(s.dtype).eps * gap:.2e}; leave "
-            "symmetric out or pass (S + S.conj().T) / 2"
-        )
-    return ((s + s.conj().T) * s.dtype.type(0.5)).tocsr()
-
-
-def _nonempty(values: NumpyArray, name: str) -> NumpyArray:
-    if values.size == 0:
-        raise ShapeError(f"{name} is empty; a matrix needs at least one row and one column")
-    return values
-
-
-def _require_hermitian_toeplitz(column: NumpyArray, row: NumpyArray) -> None:
-    if len(column) != len(row):
-        raise SymmetryError(f"symmetric=True needs a square matrix, but c has length {len(column)} and r {len(row)}")
-    gap = np.abs(np.append(row[1:] - column[1:].conj(), column[0].imag))
-    if gap.max() > 100 * np.finfo(column.dtype).eps * np.abs(column).max():
-        raise SymmetryError(
-            f"symmetric=True, but r differs from conj(c) by {gap.max():.2e} (c[0] must be real); leave symmetric out"
-        )
 
 
 def _cauchy_generators(g: Any, h: Any, rows: int, cols: int) -> tuple[NumpyArray | None, NumpyArray | None]:

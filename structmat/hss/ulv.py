@@ -125,7 +125,7 @@ class HSSFactorization(Factorization):
             kept = np.empty((len(x), level.q.shape[1], columns), dtype=x.dtype)
             outgoing = np.empty((len(x), level.gone_basis.shape[1], columns), dtype=x.dtype)
             _by_node(
-                kernels.ulv_forward, len(x), x.nbytes,
+                kernels.ulv_forward, len(x),
                 level.q, level.q_tau, level.lower, level.front, level.gone_basis, x, kept, outgoing,
             )  # fmt: skip
             if outside is not None:
@@ -135,7 +135,7 @@ class HSSFactorization(Factorization):
             x = pairs(kept)
         x = scipy.linalg.lu_solve(self._root, x[0], check_finite=False)[None]
         for level, block in zip(self._levels[::-1], blocks[::-1], strict=True):
-            _by_node(kernels.ulv_backward, len(block), block.nbytes, level.p_vectors, level.p_tau, block, halves(x))
+            _by_node(kernels.ulv_backward, len(block), level.p_vectors, level.p_tau, block, halves(x))
             x = block
         return x
 
@@ -144,7 +144,7 @@ class HSSFactorization(Factorization):
         blocks, kernels = [], substitution_kernels(x)
         for level in self._levels:
             e = level.lower.shape[1]
-            _by_node(kernels.ulv_adjoint_forward, len(x), x.nbytes, level.p_vectors, level.p_tau, x)
+            _by_node(kernels.ulv_adjoint_forward, len(x), level.p_vectors, level.p_tau, x)
             blocks.append(x)
             x = pairs(np.ascontiguousarray(x[:, e:]))
         x = scipy.linalg.lu_solve(self._root, x[0], trans=2, check_finite=False)[None]
@@ -156,7 +156,7 @@ class HSSFactorization(Factorization):
                 seen += matmul(level.transfer, np.repeat(inherited, 2, axis=0))
             gone = block[:, :e] - matmul(adjoint(level.front), kept) + matmul(adjoint(level.gone_basis), seen)
             block = np.concatenate([kept, gone], axis=1)
-            _by_node(kernels.ulv_adjoint_backward, len(block), block.nbytes, level.q, level.q_tau, level.lower, block)
+            _by_node(kernels.ulv_adjoint_backward, len(block), level.q, level.q_tau, level.lower, block)
             inherited, x = seen, block
         return x
 
@@ -171,7 +171,7 @@ class HSSFactorization(Factorization):
         sign: Any = 1.0 if real else 1.0 + 0.0j
         logarithm = 0.0
         for level in self._levels:
-            sign *= _reflected(level.q, level.q_tau) * np.conj(_reflected(level.p_vectors, level.p_tau))
+            sign *= _reflected(level.q_tau) * np.conj(_reflected(level.p_tau))
             sign *= (-1.0) ** (len(level.q) * level.q.shape[1] * level.lower.shape[1])
             part, size = _signs(np.diagonal(level.lower, axis1=1, axis2=2).ravel())
             sign, logarithm = sign * part, logarithm + size
@@ -190,7 +190,7 @@ class HSSFactorization(Factorization):
     def rcond(self, *, rng: Any = None) -> float:
         """Estimate of 1 / (||A||_2 ||A^-1||_2), by Lanczos iteration on A and on A^-1; an upper estimate."""
         from .._check import generator
-        from .norms import two_norm
+        from ..norms import two_norm
 
         randomness = generator(rng)
         large = two_norm(self._matrix, tol=1e-2, rng=randomness)
@@ -226,7 +226,7 @@ def _eliminate_level(
     gone, kept_basis = empty(kv, e), empty(k, kv)
     weakest = np.empty(nb)
     _by_node(
-        cpu_ulv.ulv_eliminate, nb, d.nbytes,
+        cpu_ulv.ulv_eliminate, nb,
         d, u, v, q, q_tau, rest, p_vectors, p_tau, lower, front, kept, gone, kept_basis, weakest,
     )  # fmt: skip
     if weakest.min() <= np.finfo(dtype).eps:
@@ -277,9 +277,7 @@ def _exchange(level: UlvLevel, outgoing: NumpyArray, kept: NumpyArray) -> NumpyA
     if columns == 1:
         transfer = np.empty((nb, kv, 0), dtype=outgoing.dtype) if level.transfer is None else level.transfer
         risen = np.empty((nb // 2, transfer.shape[2], 1), dtype=outgoing.dtype)
-        _by_node(
-            cpu_solve.ulv_exchange, nb // 2, level.coupling.nbytes, level.coupling, transfer, outgoing, kept, risen
-        )
+        _by_node(cpu_solve.ulv_exchange, nb // 2, level.coupling, transfer, outgoing, kept, risen)
         return None if level.transfer is None else risen
     kept -= matmul(level.coupling, swap_siblings(outgoing))
     if level.transfer is None:
@@ -293,16 +291,17 @@ def substitution_kernels(x: NumpyArray) -> Any:
     return cpu_solve if x.shape[2] == 1 else cpu_ulv
 
 
-def _by_node(kernel: Any, count: int, nbytes: int, *arguments: Any) -> None:
-    parallel_ranges(lambda a, b: kernel(*arguments, a, b), count, serial=nbytes < SERIAL_BYTES)
+def _by_node(kernel: Any, count: int, *arrays: NumpyArray) -> None:
+    serial = sum(a.nbytes for a in arrays) < SERIAL_BYTES
+    parallel_ranges(lambda a, b: kernel(*arrays, a, b), count, serial=serial)
 
 
-def _reflected(vectors: NumpyArray, taus: NumpyArray) -> Any:
-    """The product of the determinants 1 - tau v^H v of all reflectors, of modulus one."""
-    if vectors.dtype.kind != "c":
-        return (-1.0) ** int((taus != 0).sum())
-    squares = (vectors.real**2 + vectors.imag**2).sum(axis=2)
-    values = 1.0 - taus * squares
+def _reflected(taus: NumpyArray) -> Any:
+    """The product of the determinants 1 - tau v^H v of reflectors; that they are unitary gives v^H v from tau."""
+    taus = taus[taus != 0]
+    if taus.dtype.kind != "c":
+        return (-1.0) ** len(taus)
+    values = 1.0 - 2.0 * taus.real / taus.conj()
     return np.exp(1j * np.angle(values).sum())
 
 

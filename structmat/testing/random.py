@@ -1,4 +1,4 @@
-"""Exact HSS matrices with random generators, and their dense twins written out node by node."""
+"""Exact matrices with random numbers in their format, and their dense twins written out node by node."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from .._typing import IntArray, NumpyArray
-from ..blocks import NestedBasis
+from ..blocks import BlockBatch, NestedBasis
 from ..certificate import exact
+from ..flat.storage import FlatBlocks, by_rank
 from ..hss.generators import Generators
 from ..hss.matrix import HSSMatrix
+from ..partition import BlockPartition
 from ..tree import ClusterTree
 
 
@@ -130,3 +132,109 @@ def _written_out(basis: NestedBasis, tree: ClusterTree, level: int, node: int) -
     k = len(own) // 2
     children = [_written_out(basis, tree, level + 1, 2 * node + side) for side in (0, 1)]
     return np.concatenate([children[0] @ own[:k], children[1] @ own[k:]])
+
+
+# ------------------------------------------------------------------------------------------ HODLR and H
+
+
+def random_flat(
+    rng: np.random.Generator,
+    format: Any,
+    tree: ClusterTree,
+    rank: int,
+    dtype: Any = np.float64,
+    symmetric: bool = False,
+    *,
+    col_tree: ClusterTree | None = None,
+    partition: BlockPartition | None = None,
+    ragged: bool = True,
+    shift: float = 0.0,
+) -> tuple[Any, NumpyArray]:
+    """A HODLR or H-matrix with random blocks and the dense array that it equals to rounding.
+
+    Parameters
+    ----------
+    rng, tree, rank, dtype, symmetric, col_tree, shift
+        As in `random_hss`.
+    format : type
+        `HODLRMatrix` or `HMatrix`.
+    partition : BlockPartition, optional
+        Which blocks have low rank; default: the format's admissibility.
+    ragged : bool
+        Draw a rank from 0 to `rank` for each block, else all are as large as they can be.
+
+    Examples
+    --------
+    >>> import numpy as np, structmat as sm
+    >>> tree = sm.ClusterTree.balanced(50, 7)
+    >>> A, dense = sm.testing.random_flat(np.random.default_rng(0), sm.HODLRMatrix, tree, 3)
+    >>> bool(np.allclose(A.to_dense(), dense))
+    True
+    """
+    kind = np.dtype(dtype)
+    columns = tree if col_tree is None else col_tree
+    chosen = partition or BlockPartition.build(tree, columns, format.default_admissibility)
+    chosen = chosen.lower() if symmetric else chosen
+    out = np.zeros((tree.n, columns.n), dtype=np.result_type(kind, np.float64))
+    near, far = [], []
+    for level in range(tree.depth + 1):
+        used = _used_by_level(tree, level), _used_by_level(columns, level)
+        left, right, ranks, rows, cols = _random_factors(rng, chosen.far[level], used, rank, kind, ragged, symmetric)
+        far.append(tuple(by_rank(left, right, ranks, rows, cols)))
+        for b in range(len(rows)):
+            block = left[b].astype(out.dtype) @ right[b].astype(out.dtype).conj().T
+            _write(out, block, (tree, columns), used, level, int(rows[b]), int(cols[b]), symmetric)
+        near.append(_random_dense(rng, chosen.near[level], used, kind, symmetric, shift))
+        for block, i, j in zip(near[-1].data, near[-1].rows, near[-1].cols, strict=True):
+            _write(out, block, (tree, columns), used, level, int(i), int(j), symmetric)
+    blocks = FlatBlocks(tuple(near), tuple(far), symmetric)
+    matrix = format(blocks, tree, columns, exact(0.0, float(np.finfo(kind).eps)))
+    return matrix, out.astype(kind)
+
+
+def _used_by_level(tree: ClusterTree, level: int) -> NumpyArray:
+    """Which slots of the padded nodes of a level hold an index, (2**level, size)."""
+    return _used(tree).reshape(1 << level, -1)
+
+
+def _random_factors(
+    rng: np.random.Generator, places: IntArray, used: tuple[NumpyArray, NumpyArray], rank: int, dtype: np.dtype[Any],
+    ragged: bool, symmetric: bool,
+) -> tuple[NumpyArray, NumpyArray, IntArray, IntArray, IntArray]:  # fmt: skip
+    rows, cols = places[:, 0].copy(), places[:, 1].copy()
+    most = np.minimum(np.minimum(used[0][rows].sum(axis=1), used[1][cols].sum(axis=1)), rank)
+    ranks = rng.integers(0, most + 1) if ragged else most
+    columns = np.arange(int(ranks.max(initial=0))) < ranks[:, None]
+    factors = []
+    for mask in (used[0][rows], used[1][cols]):
+        scale = 1.0 / np.sqrt(np.maximum(mask.sum(axis=1), 1))[:, None, None] ** 0.5
+        numbers = _numbers(rng, (*mask.shape, columns.shape[1]), dtype)
+        factors.append((numbers * scale * (mask[:, :, None] & columns[:, None, :])).astype(dtype))
+    if symmetric:  # blocks on the diagonal are Hermitian
+        factors[1] = np.where((rows == cols)[:, None, None], factors[0], factors[1])
+    return factors[0], factors[1], ranks.astype(np.int64), rows, cols
+
+
+def _random_dense(
+    rng: np.random.Generator, places: IntArray, used: tuple[NumpyArray, NumpyArray], dtype: np.dtype[Any],
+    symmetric: bool, shift: float,
+) -> BlockBatch:  # fmt: skip
+    rows, cols = places[:, 0].copy(), places[:, 1].copy()
+    mask = used[0][rows][:, :, None] & used[1][cols][:, None, :]
+    data = _numbers(rng, mask.shape, dtype) * mask
+    here = np.flatnonzero(rows == cols)
+    if symmetric:
+        data[here] = 0.5 * (data[here] + data[here].conj().swapaxes(1, 2))
+    slot = np.arange(min(mask.shape[1:]))
+    data[here[:, None], slot, slot] += shift * mask[here[:, None], slot, slot]
+    return BlockBatch(data.astype(dtype), rows, cols)
+
+
+def _write(
+    out: NumpyArray, block: NumpyArray, trees: tuple[ClusterTree, ClusterTree], used: tuple[NumpyArray, NumpyArray],
+    level: int, i: int, j: int, symmetric: bool,
+) -> None:  # fmt: skip
+    rows, cols = trees[0].indices(level, i), trees[1].indices(level, j)
+    out[np.ix_(rows, cols)] = block[used[0][i]][:, used[1][j]]
+    if symmetric and i != j:
+        out[np.ix_(cols, rows)] = out[np.ix_(rows, cols)].conj().T

@@ -1,0 +1,170 @@
+"""MatrixAlgebra: the operators of all formats, in terms of the few methods that a format defines.
+
+What differs between formats (how to add, scale, truncate) is theirs; what is asked of the operands, and what is said
+when they do not fit, is the same for all and stands here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import _check
+from ._typing import NumpyArray, RandomLike
+from .exceptions import ShapeError, SymmetryError, TreeMismatchError
+from .tree import require_equal_trees
+
+__all__ = ["MatrixAlgebra"]
+
+
+def _is_sparse(x: Any) -> bool:
+    """Whether `x` is a SciPy sparse array; the import waits, as SciPy's sparse part takes long to load."""
+    from scipy.sparse import issparse
+
+    return bool(issparse(x))
+
+
+class MatrixAlgebra:
+    """Operators and checks that every format shares.
+
+    A format gives `add`, `_scaled`, `_with_arrays`, `_sub_block`, `_frobenius` and `_sparse_update`.
+    """
+
+    # ---------------------------------------------------------------------------- tolerances, operands
+
+    @property
+    def rtol(self: Any) -> float:
+        """The tolerance that arithmetic recompresses to unless told otherwise."""
+        return max(self.certificate.asked, float(np.finfo(self.dtype).eps))
+
+    def _tolerance(self: Any, rtol: float | None, *others: Any) -> float:
+        return min(m.rtol for m in (self, *others)) if rtol is None else _check.tolerance(rtol)
+
+    def _require_same_format(self: Any, other: Any, what: str) -> None:
+        mine, its = type(self).__name__, type(other).__name__
+        if type(other) is not type(self):
+            if not isinstance(other, MatrixAlgebra):
+                raise TypeError(f"{what} must be of one format, but these are a {mine} and a {its}")
+            raise TypeError(
+                f"{what} must be of one format, but these are a {mine} and a {its}; convert one of them first: "
+                f"{mine}.from_structured(other) or {its}.from_structured(A)"
+            )
+
+    def _require_same_trees(self: Any, other: Any, what: str) -> None:
+        self._require_same_format(other, what)
+        if self.shape != other.shape:
+            raise ShapeError(f"{what} must have one shape, but these are {self.shape} and {other.shape}")
+        require_equal_trees(self.row_tree, other.row_tree, what)
+        require_equal_trees(self.col_tree, other.col_tree, what)
+
+    # -------------------------------------------------------------------------------------- operators
+
+    def __add__(self: Any, other: Any) -> Any:
+        if isinstance(other, MatrixAlgebra):
+            return self.add(other)
+        if _is_sparse(other):
+            return self.add_sparse(other)
+        return NotImplemented
+
+    __radd__ = __add__
+
+    def __neg__(self: Any) -> Any:
+        return self * -1.0
+
+    def __sub__(self: Any, other: Any) -> Any:
+        known = isinstance(other, MatrixAlgebra) or _is_sparse(other)
+        return self + (-other) if known else NotImplemented
+
+    def __rsub__(self: Any, other: Any) -> Any:
+        return (-self) + other if _is_sparse(other) else NotImplemented
+
+    def __mul__(self: Any, factor: Any) -> Any:
+        """A times a scalar; a real multiple of a Hermitian matrix stays Hermitian."""
+        if not np.isscalar(factor) or isinstance(factor, str):
+            return NotImplemented
+        scalar: Any = factor
+        number = complex(scalar)
+        if not np.isfinite(number):
+            raise ValueError(f"a scalar factor must be finite, but it is {factor!r}")
+        return self._scaled(number)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self: Any, divisor: Any) -> Any:
+        is_number = np.isscalar(divisor) and not isinstance(divisor, str)
+        return self * (1.0 / divisor) if is_number else NotImplemented
+
+    def add_sparse(self: Any, s: Any, *, rtol: float | None = None) -> Any:
+        """A + S for a sparse S of the same shape, recompressed.
+
+        A Hermitian matrix stays one when S is Hermitian. With w the rank of S across cuts, O(n (k + w)^2) for nested
+        bases; a logarithm more for independent ones.
+        """
+        from ._inputs import is_hermitian
+
+        update = self._sparse_update(s, symmetric=self.symmetric and is_hermitian(s))
+        return self.add(update, rtol=self._tolerance(rtol))
+
+    def _diagonal_values(self: Any, d: Any) -> NumpyArray:
+        """What `add_diagonal` adds, (n,): checked, and real where the matrix is Hermitian."""
+        self._require_square("add_diagonal")
+        values = np.broadcast_to(np.asarray(d), (self.shape[0],)) if np.ndim(d) == 0 else d
+        values = _check.vector(values, "d", self.shape[0])
+        if self.row_tree != self.col_tree:
+            raise TreeMismatchError("add_diagonal needs one tree for rows and columns, but this matrix has two")
+        if self.symmetric and values.dtype.kind == "c":
+            if np.abs(values.imag).max(initial=0.0) > 0:
+                raise SymmetryError(
+                    "a Hermitian matrix has a real diagonal, but d is complex; build with symmetric=False"
+                )
+            values = values.real
+        return values
+
+    def _dtype_with(self: Any, d: Any, values: NumpyArray) -> np.dtype[Any]:
+        """The dtype of A + diag(d): a scalar d does not raise the precision."""
+        dtype = np.result_type(self.dtype, values) if np.ndim(d) else self.dtype
+        return np.result_type(dtype, np.complex64) if values.dtype.kind == "c" and dtype.kind != "c" else dtype
+
+    def astype(self: Any, dtype: Any) -> Any:
+        """The same matrix in another precision or field: float32, float64, complex64 or complex128.
+
+        Complex to real is refused; take the real part of the source instead.
+        """
+        target = _check.supported_dtype(dtype)
+        if target == self.dtype:
+            return self
+        if self.dtype.kind == "c" and target.kind != "c":
+            raise TypeError(
+                f"cannot turn a matrix of dtype {self.dtype} into {target} without losing its imaginary part"
+            )
+        result = self._with_arrays(lambda a: a.astype(target))
+        result.certificate = self.certificate.with_rounding(float(np.finfo(target).eps))
+        return result
+
+    # ------------------------------------------------------------------------------- entries and norms
+
+    def __getitem__(self: Any, key: Any) -> Any:
+        """A[i, j]: a number for two integers, else the dense sub-block of the given rows and columns."""
+        if not isinstance(key, tuple) or len(key) != 2:
+            raise IndexError("a structured matrix takes two indices, A[i, j]; for rows alone write A[i, :]")
+        rows = _check.index_array(key[0], self.shape[0], "row")
+        cols = _check.index_array(key[1], self.shape[1], "column")
+        block = self._sub_block(rows, cols)
+        scalar = [isinstance(k, (int, np.integer)) for k in key]
+        if all(scalar):
+            return block[0, 0]
+        return block[0] if scalar[0] else block[:, 0] if scalar[1] else block
+
+    def norm(self: Any, ord: str | int = "fro", *, rng: RandomLike = None, tol: float = 1e-6) -> float:
+        """The Frobenius norm exactly (`"fro"`) or the 2-norm by Lanczos iteration (`2`, to `tol`).
+
+        The Frobenius norm costs O(n k^2), a logarithm more for independent bases; the 2-norm some products.
+        """
+        if ord == "fro":
+            return float(self._frobenius())
+        if ord == 2:
+            from .norms import two_norm
+
+            return two_norm(self, tol=tol, rng=_check.generator(rng))
+        raise ValueError(f'ord must be "fro" or 2, but it is {ord!r}')

@@ -1,0 +1,122 @@
+"""Estimates of the error of a matrix of independent blocks against the entries that it was built from.
+
+Stratified: entries are drawn from every low-rank block, so that no bad block is missed. Dense blocks are exact.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._typing import IntArray, NumpyArray
+from ..certificate import Certificate
+from ..certify import CONFIDENCE
+from ..sources import EntrySource
+from ..tree import ClusterTree
+from .corners import corners
+from .entries import entry_values
+
+if TYPE_CHECKING:
+    from .matrix import FlatMatrix
+
+# up to this many entries the error is computed and not estimated
+EXACT_ENTRIES = 1 << 17
+SAMPLED_ENTRIES = 1 << 16
+# rows of a block, and entries in each row: few rows, as an entry source answers row by row
+ROWS_PER_BLOCK = 2
+ENTRIES_PER_ROW = 4
+CORNER_ROWS = 8192
+
+
+def by_entries(
+    a: FlatMatrix, source: EntrySource, *, asked: float, norm: float, rng: np.random.Generator
+) -> Certificate:
+    """From entries of the source, stratified over the low-rank blocks."""
+    m, n = a.shape
+    eps = float(np.finfo(a.dtype).eps)
+    if m * n <= EXACT_ENTRIES:
+        dense = source.block(np.arange(m), np.arange(n))
+        size = float(np.linalg.norm(dense))
+        square, deviation, confidence = float(np.linalg.norm(a.to_dense() - dense)) ** 2, 0.0, 1.0
+        method = "all entries"
+    else:
+        square, deviation = _stratified(a, source, rng)
+        size, confidence, method = norm, CONFIDENCE, "entries stratified over the low-rank blocks"
+    scale = size if size > 0 else 1.0
+    estimate = max(np.sqrt(square) / scale, eps)
+    bound = max(np.sqrt(square + 2.0 * deviation) / scale, eps)
+    return Certificate(
+        max(asked, 4 * eps), float(estimate), float(bound), confidence, method, entries=source.evaluated
+    )  # fmt: skip
+
+
+def _stratified(a: FlatMatrix, source: EntrySource, rng: np.random.Generator) -> tuple[float, float]:
+    """Estimate of the squared error of all low-rank blocks, and its standard deviation."""
+    blocks = a.blocks
+    total, variance = 0.0, 0.0
+    count = sum(len(b) for level in blocks.far for b in level)
+    rows_each = max(ROWS_PER_BLOCK, SAMPLED_ENTRIES // (ENTRIES_PER_ROW * max(1, count)))
+    for level, batches in enumerate(blocks.far):
+        places = [np.stack([b.rows, b.cols], axis=1) for b in batches]
+        if not places:
+            continue
+        place = np.repeat(np.concatenate(places), rows_each, axis=0)
+        weights = np.where(place[:, 0] != place[:, 1], 2.0, 1.0) if blocks.half else 1.0
+        part, spread = _sampled(a, source, level, place, rows_each, weights, rng)
+        total += part + _in_corners(a, source, level, place[::rows_each], count, rng)
+        variance += spread
+    return total, float(np.sqrt(variance))
+
+
+def _sampled(
+    a: FlatMatrix, source: EntrySource, level: int, place: IntArray, rows_each: int, weights: NumpyArray | float,
+    rng: np.random.Generator,
+) -> tuple[float, float]:  # fmt: skip
+    """Squared error of the blocks of one level, and its variance; each block appears `rows_each` times in `place`."""
+    row, row_size = _draw(a.row_tree, level, place[:, 0], rng)
+    stretch = np.tile(np.arange(ENTRIES_PER_ROW), len(place))
+    col, col_size = _draw(a.col_tree, level, np.repeat(place[:, 1], ENTRIES_PER_ROW), rng, stretch)
+    i = np.broadcast_to(a.row_tree.perm[row][:, None], (len(place), ENTRIES_PER_ROW))
+    j = a.col_tree.perm[col].reshape(i.shape)
+    error = np.abs(source.pairs(i, j) - entry_values(a, i.ravel(), j.ravel()).reshape(i.shape)) ** 2
+    by_row = (error * col_size.reshape(i.shape)).mean(axis=1) * row_size * weights
+    by_block = by_row.reshape(-1, rows_each)
+    spread = by_block.var(axis=1, ddof=1) / rows_each
+    return float(by_block.mean(axis=1).sum()), float(spread.sum())
+
+
+def _in_corners(
+    a: FlatMatrix, source: EntrySource, level: int, place: IntArray, count: int, rng: np.random.Generator
+) -> float:
+    """Squared error where clusters touch, from some rows of each corner (all, where there are few blocks)."""
+    found = corners(a.row_tree, a.col_tree, level, place)
+    each = max(1, CORNER_ROWS // max(1, count))
+    counts = np.diff(found.bounds.reshape(-1, 2, 2), axis=2)[:, :, 0]  # (nb, 2) rows and columns of the corners
+    touching = np.flatnonzero(counts[:, 0])
+    if not len(touching):
+        return 0.0
+    picks = [rng.permutation(np.arange(*found.bounds[b, :2]))[:each] for b in touching]
+    block = np.repeat(touching, [len(p) for p in picks])
+    row = a.row_tree.starts(level)[place[block, 0]] + found.rows[np.concatenate(picks)]
+    # corners differ in width: the first column again, with no weight
+    slot = np.arange(counts[touching, 1].max())
+    inside = slot < counts[block, 1][:, None]
+    at = found.bounds[block, 2][:, None] + np.where(inside, slot, 0)
+    col = a.col_tree.starts(level)[place[block, 1]][:, None] + found.cols[at]
+    j = a.col_tree.perm[col]
+    i = np.broadcast_to(a.row_tree.perm[row][:, None], j.shape)
+    error = np.abs(source.pairs(i, j) - entry_values(a, i.ravel(), j.ravel()).reshape(i.shape)) ** 2
+    share = counts[block, 0] / np.minimum(each, counts[block, 0])
+    mirrored = 2.0 if a.symmetric else 1.0
+    weight = share * np.where(place[block, 0] != place[block, 1], mirrored, 1.0)
+    return float(((error * inside).sum(axis=1) * weight).sum())
+
+
+def _draw(
+    tree: ClusterTree, level: int, node: IntArray, rng: np.random.Generator, stretch: IntArray | None = None
+) -> tuple[IntArray, IntArray]:
+    """A random sorted position in each node (in one of its equal stretches), and the size of the node."""
+    start, size = tree.starts(level)[node], tree.sizes(level)[node]
+    share = rng.random(len(node)) if stretch is None else (stretch + rng.random(len(node))) / ENTRIES_PER_ROW
+    return start + np.minimum((share * size).astype(np.int64), size - 1), size

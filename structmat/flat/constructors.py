@@ -1,0 +1,404 @@
+"""The constructors that HODLRMatrix and HMatrix share: checks at the door, then the builders of this folder."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .. import _check
+from .._inputs import (
+    TreeLike,
+    _kernel_trees,
+    _low_rank_factors,
+    _point_sets,
+    _require_above_noise,
+    _require_hermitian,
+    _require_hermitian_entries,
+    _require_one_tree,
+    _shape_of,
+    _tolerances,
+)
+from .._typing import Entries, Kernel, NumpyArray, RandomLike
+from ..blocks import BlockBatch, LowRankBatch
+from ..certificate import Certificate, exact
+from ..exceptions import ShapeError, StructureWarning, SymmetryError, TreeMismatchError
+from ..lowrank import ACA, TruncatedSVD
+from ..lowrank.compressor import DenseSource
+from ..partition import Admissibility, BlockPartition
+from ..sources import EntrySource, KernelSource, OperatorSource
+from ..tree import ClusterTree, as_tree_pair
+from . import build, fused
+from .storage import FlatBlocks
+
+Progress = Callable[[float], None] | None
+
+# attempts with ever tighter tolerances of the blocks before the tolerance is declared out of reach
+ATTEMPTS = 3
+
+
+class FlatConstructors:
+    """Ways to build a matrix of independent blocks. All take `rtol`, relative to the norm of the whole matrix."""
+
+    default_admissibility: ClassVar[Any]
+    fixed_partition: ClassVar[bool] = False
+
+    @classmethod
+    def _unchecked(cls, blocks: FlatBlocks, row_tree: ClusterTree, col_tree: ClusterTree) -> Any:
+        """A matrix of this format whose error is not known yet."""
+        make: Any = cls
+        return make(blocks, row_tree, col_tree, _PLACEHOLDER)
+
+    @classmethod
+    def _partition(
+        cls, row_tree: ClusterTree, col_tree: ClusterTree, admissibility: Admissibility | None,
+        partition: BlockPartition | None,
+    ) -> BlockPartition:  # fmt: skip
+        if cls.fixed_partition and (admissibility is not None or partition is not None):
+            raise TypeError(
+                f"{cls.__name__} has weak admissibility and no other; use HMatrix for admissibility= or partition="
+            )
+        if partition is None:
+            return BlockPartition.build(row_tree, col_tree, admissibility or cls.default_admissibility)
+        if admissibility is not None:
+            raise TypeError("give admissibility or partition, not both")
+        if partition.row_tree != row_tree or partition.col_tree != col_tree:
+            raise TreeMismatchError("the partition was built on other trees than the matrix; pass its trees as tree=")
+        partition.require_cover()
+        return partition
+
+    @classmethod
+    def from_dense(
+        cls, a: Any, tree: TreeLike = None, *, rtol: float = 1e-8, atol: float = 0.0, max_rank: int | None = None,
+        symmetric: bool = False, admissibility: Admissibility | None = None, partition: BlockPartition | None = None,
+    ) -> Any:  # fmt: skip
+        """Compress a dense array.
+
+        Parameters
+        ----------
+        a : (m, n) array_like
+            Finite; float32, float64, complex64 or complex128 (integers become float64).
+        tree : ClusterTree or pair of them, optional
+            Default: balanced, leaves of at most 64 indices.
+        rtol, atol : float
+            Allowed Frobenius error, relative to the norm of `a` or absolute; the larger one counts. Guaranteed.
+        max_rank : int, optional
+            No rank exceeds this; an `AccuracyWarning` says so where the tolerance then is not met.
+        symmetric : bool
+            `a` is Hermitian (checked): the blocks on and below the diagonal are stored.
+        admissibility, partition : Admissibility, BlockPartition, optional
+            For H-matrices: which blocks are compressed; default `StrongAdmissibility(eta=2.0)`.
+
+        Notes
+        -----
+        Truncated singular value decompositions. Cost O(n^2 k) time and O(n^2) memory.
+        """
+        array = _check.matrix(a, "a")
+        trees = as_tree_pair(tree if partition is None else _trees_of(partition, tree), array.shape)
+        tolerance, cap = _tolerances(rtol, atol, max_rank)
+        if symmetric:
+            _require_hermitian(array, *trees)
+        chosen = cls._partition(*trees, admissibility, partition)
+        size = float(np.linalg.norm(array))
+        eps = float(np.finfo(array.dtype).eps)
+        rounding = 32 * eps  # of the singular value decompositions: what is cut leaves room for it
+        asked = max(tolerance, atol / size if size > 0 else 0.0, 2 * rounding)
+        allowed = (asked - rounding) * size
+        source = DenseSource(array)
+        stored = _stored(chosen, symmetric)
+        near = build.near_blocks(source, stored)
+        tails = build.block_tails(chosen, allowed)
+        far, square = build.far_blocks(
+            source, stored, tails, max_rank=cap, compressor=TruncatedSVD(), rng=_check.generator(0),
+            progress=_silent, half=symmetric,
+        )  # fmt: skip
+        result = cls._unchecked(FlatBlocks(near, far, symmetric), *trees)
+        bound = float(np.sqrt(square)) / size + rounding if size > 0 else rounding
+        certificate = Certificate(asked, bound, bound, 1.0, "guaranteed by truncation", entries=array.size)
+        return _finished(result, certificate, cap)
+
+    @classmethod
+    def from_entries(
+        cls, entries: Entries, tree: TreeLike = None, *, rtol: float = 1e-8, atol: float = 0.0,
+        max_rank: int | None = None, symmetric: bool = False, dtype: Any = None,
+        admissibility: Admissibility | None = None, partition: BlockPartition | None = None, compressor: Any = None,
+        rng: RandomLike = 0, progress: Progress = None,
+    ) -> Any:  # fmt: skip
+        """Compress a matrix known by its entries, O(n k log n) of which are evaluated.
+
+        Parameters
+        ----------
+        entries : callable
+            `entries(i, j) -> (len(i), len(j))` array, for int arrays i and j in the user's ordering.
+        tree : ClusterTree or pair of them
+            The geometry of a tree built from points tells near from far; else the distance of indices does.
+        rtol, atol, max_rank, symmetric, admissibility, partition
+            As in `from_dense`. The error is estimated from entries of every block; see `certificate`.
+        dtype : dtype, optional
+            Default: that of the values.
+        compressor : Compressor, optional
+            Of `structmat.lowrank`; default `ACA()`.
+        rng : seed or numpy.random.Generator
+            For the entries that check the result.
+        progress : callable, optional
+            Called with the share of the work just done.
+        """
+        if tree is None and partition is None:
+            raise TypeError("from_entries needs a tree: it tells the size of the matrix (ClusterTree.balanced(n))")
+        given = tree if partition is None else _trees_of(partition, tree)
+        row_tree, col_tree = as_tree_pair(given, _shape_of(given))
+        source = EntrySource(entries, (row_tree.n, col_tree.n), dtype)
+        chosen = cls._partition(row_tree, col_tree, admissibility, partition)
+        return _from_source(cls, source, chosen, rtol, atol, max_rank, symmetric, compressor, rng, progress)
+
+    @classmethod
+    def from_kernel(
+        cls, kernel: Kernel, points: Any, tree: TreeLike = None, *, column_points: Any = None, rtol: float = 1e-8,
+        atol: float = 0.0, max_rank: int | None = None, symmetric: bool = False, leaf_size: int = 64,
+        admissibility: Admissibility | None = None, partition: BlockPartition | None = None, compressor: Any = None,
+        rng: RandomLike = 0, progress: Progress = None,
+    ) -> Any:  # fmt: skip
+        """Compress the matrix of a kernel function on points.
+
+        Parameters
+        ----------
+        kernel : callable
+            `kernel(x, y) -> (len(x), len(y))` array, or an object of `structmat.kernelfunctions`. It receives rows of
+            `points` as they were given: (m,) arrays for points (n,), (m, d) arrays for points (n, d).
+        points : (n,) or (n, d) array
+            Coordinates, in the user's ordering.
+        tree : ClusterTree or pair of them, optional
+            Default: from the points, with leaves of at most `leaf_size`.
+        column_points : array, optional
+            Other points for the columns: a rectangular matrix.
+        rtol, atol, max_rank, symmetric, admissibility, partition, compressor, rng, progress
+            As in `from_entries`.
+        """
+        rows, cols = _point_sets(points, column_points, symmetric)
+        source = KernelSource(kernel, rows, cols)
+        given = tree if partition is None else _trees_of(partition, tree)
+        trees = _kernel_trees(given, rows, cols, leaf_size, same=column_points is None)
+        chosen = cls._partition(*trees, admissibility, partition)
+        return _from_source(cls, source, chosen, rtol, atol, max_rank, symmetric, compressor, rng, progress)
+
+    @classmethod
+    def from_operator(
+        cls, op: Any, tree: TreeLike = None, *, rtol: float = 1e-8, max_rank: int | None = None,
+        symmetric: bool = False, noise: float = 0.0, leaf_size: int = 64, max_probes: int | None = None,
+        admissibility: Admissibility | None = None, partition: BlockPartition | None = None, rng: RandomLike = 0,
+        progress: Progress = None,
+    ) -> Any:  # fmt: skip
+        """Compress a matrix known by its products only, by peeling: level by level from the top.
+
+        Parameters
+        ----------
+        op : object
+            With `shape` and `matmat`/`rmatmat` or `matvec`/`rmatvec` (a SciPy LinearOperator, a PyLops operator, ..).
+        tree : ClusterTree or pair of them, optional
+            Default: balanced, leaves of at most `leaf_size`.
+        rtol, max_rank
+            As in `from_dense`; the error is estimated from 10 independent probes, see `certificate`.
+        symmetric : bool
+            The operator is Hermitian (tested on the probes): only products with A are used, half as many.
+        noise : float
+            Relative error of the products, where known; a tolerance below 5 times it is refused.
+        max_probes : int, optional
+            Never use more products than this, with A and with its adjoint together, for building.
+        admissibility, partition, rng, progress
+            As in `from_entries`.
+
+        Raises
+        ------
+        TooFewSamplesError
+            When `max_probes` products do not suffice; the message says where, and how many more it takes.
+
+        Notes
+        -----
+        The number of products adapts to the ranks: about `colours * (k + 10)` for each level and side, and `colours *
+        leaf_size` for the dense blocks, where nodes of one colour are probed together: two colours for HODLR, many
+        for H-matrices in two dimensions. Where fewer products show all blocks below a level by their columns,
+        this is done. Work O(n k^2 log n) besides the products.
+
+        References
+        ----------
+        L. Lin, J. Lu, L. Ying, "Fast construction of hierarchical matrix representation from matrix-vector
+        multiplication", J. Comput. Phys. 230 (2011) 4071-4087; J. Levitt, P.-G. Martinsson, arXiv 2205.03406; T. Chen
+        et al., "Near-optimal hierarchical matrix approximation from matrix-vector products", SODA 2025.
+
+        Examples
+        --------
+        >>> import numpy as np, scipy.sparse.linalg as spla, structmat as sm
+        >>> G = np.minimum.outer(np.arange(1, 513), np.arange(1, 513)) / 512
+        >>> A = sm.HODLRMatrix.from_operator(spla.aslinearoperator(G), leaf_size=32, rtol=1e-9, symmetric=True)
+        >>> A.certificate.met, A.max_rank
+        (True, 1)
+        """
+        from .from_products import from_operator
+
+        source = OperatorSource(op, symmetric=symmetric)
+        given = tree if partition is None else _trees_of(partition, tree)
+        row_tree, col_tree = as_tree_pair(given, source.shape, leaf_size=leaf_size)
+        chosen = cls._partition(row_tree, col_tree, admissibility, partition)
+        tolerance, cap = _tolerances(rtol, 0.0, max_rank)
+        _require_above_noise(tolerance, noise)
+        limit = None if max_probes is None else _check.positive_integer(max_probes, "max_probes")
+        if symmetric:
+            _stored(chosen, symmetric)  # refuses partitions that are not
+        result: Any = from_operator(
+            cls, source, chosen, rtol=tolerance, max_rank=cap, symmetric=symmetric, noise=noise, max_probes=limit,
+            rng=_check.generator(rng), progress=progress or _silent,
+        )  # fmt: skip
+        return _finished(result, result.certificate, cap)
+
+    # --------------------------------------------------------------------------- exact constructions
+
+    @classmethod
+    def from_low_rank(
+        cls, u: Any, v: Any, tree: TreeLike = None, *, symmetric: bool = False,
+        admissibility: Admissibility | None = None, partition: BlockPartition | None = None,
+    ) -> Any:  # fmt: skip
+        """U V^H for U (m, r) and V (n, r), exactly; with `symmetric`, U U^H (V must be U)."""
+        left, right = _low_rank_factors(u, v, symmetric)
+        given = tree if partition is None else _trees_of(partition, tree)
+        row_tree, col_tree = as_tree_pair(given, (left.shape[0], right.shape[0]))
+        chosen = cls._partition(row_tree, col_tree, admissibility, partition)
+        blocks = low_rank_blocks(left, left if symmetric else right, _stored(chosen, symmetric), symmetric=symmetric)
+        eps = float(np.finfo(blocks.near[-1].data.dtype).eps)
+        return _finished(cls._unchecked(blocks, row_tree, col_tree), exact(0.0, eps))
+
+    @classmethod
+    def zeros(
+        cls, tree: TreeLike, dtype: Any = np.float64, *, symmetric: bool = False,
+        admissibility: Admissibility | None = None, partition: BlockPartition | None = None,
+    ) -> Any:  # fmt: skip
+        """The zero matrix, of rank 0."""
+        given = tree if partition is None else _trees_of(partition, tree)
+        row_tree, col_tree = as_tree_pair(given, _shape_of(given))
+        kind = _check.supported_dtype(dtype)
+        left, right = np.zeros((row_tree.n, 0), dtype=kind), np.zeros((col_tree.n, 0), dtype=kind)
+        chosen = cls._partition(row_tree, col_tree, admissibility, partition)
+        factors = row_tree.to_leaves(left), col_tree.to_leaves(right)
+        blocks = _low_rank(*factors, _stored(chosen, symmetric), symmetric)
+        return _finished(cls._unchecked(blocks, row_tree, col_tree), exact(0.0, float(np.finfo(kind).eps)))
+
+    @classmethod
+    def from_diagonal(cls, d: Any, tree: TreeLike = None) -> Any:
+        """diag(d) for a vector d (n,); stored as Hermitian where d is real."""
+        values = _check.vector(d, "d")
+        if values.size == 0:
+            raise ShapeError("d is empty; a matrix needs at least one row")
+        trees = as_tree_pair(tree, (values.size, values.size))
+        return cls.zeros(trees, values.dtype, symmetric=values.dtype.kind != "c").add_diagonal(values)
+
+    @classmethod
+    def identity(cls, tree: TreeLike, dtype: Any = np.float64) -> Any:
+        """The identity matrix."""
+        trees = as_tree_pair(tree, _shape_of(tree))
+        return cls.zeros(trees, dtype, symmetric=True).add_diagonal(1.0)
+
+
+def _silent(_share: float) -> None:
+    """No progress is shown unless asked for."""
+
+
+_PLACEHOLDER: Certificate = exact(0.0, 1.0, "not yet checked")
+
+
+def _trees_of(partition: BlockPartition, tree: TreeLike) -> Any:
+    return (partition.row_tree, partition.col_tree) if tree is None else tree
+
+
+def _stored(partition: BlockPartition, symmetric: bool) -> BlockPartition:
+    """The blocks that are stored: all, or those on and below the diagonal."""
+    if not symmetric:
+        return partition
+    _require_one_tree(partition.row_tree, partition.col_tree)
+    if not partition.is_symmetric:
+        raise SymmetryError("symmetric=True needs a partition that has with each block the mirrored one")
+    return partition.lower()
+
+
+def low_rank_blocks(u: Any, v: Any, partition: BlockPartition, *, symmetric: bool) -> FlatBlocks:
+    """U V^H over the stored blocks of a partition, exactly; checked as `from_low_rank` does."""
+    left, right = _low_rank_factors(u, v, symmetric)
+    as_tree_pair((partition.row_tree, partition.col_tree), (left.shape[0], right.shape[0]))
+    dtype = np.result_type(left, right)
+    factors = [t.to_leaves(f.astype(dtype)) for t, f in ((partition.row_tree, left), (partition.col_tree, right))]
+    return _low_rank(factors[0], factors[1], partition, symmetric)
+
+
+def _low_rank(left: NumpyArray, right: NumpyArray, partition: BlockPartition, symmetric: bool) -> FlatBlocks:
+    """U V^H from its factors as padded leaf blocks."""
+    near, far = [], []
+    rank = left.shape[2]
+    for level in range(partition.depth + 1):
+        u, v = (f.reshape(1 << level, (len(f) * f.shape[1]) >> level, rank) for f in (left, right))
+        dense, places = partition.near[level], partition.far[level]
+        data = u[dense[:, 0]] @ v[dense[:, 1]].conj().swapaxes(1, 2)
+        near.append(BlockBatch(data, dense[:, 0].copy(), dense[:, 1].copy()))
+        batch = LowRankBatch(u[places[:, 0]], v[places[:, 1]], places[:, 0].copy(), places[:, 1].copy())
+        far.append((batch,) if len(places) else ())
+    return FlatBlocks(tuple(near), tuple(far), symmetric)
+
+
+def _from_source(
+    cls: Any, source: EntrySource, partition: BlockPartition, rtol: float, atol: float, max_rank: int | None,
+    symmetric: bool, compressor: Any, rng: RandomLike, progress: Progress,
+) -> Any:  # fmt: skip
+    """Build, check on entries of every block, and build again more tightly until the check passes."""
+    from .certify import by_entries
+
+    tolerance, cap = _tolerances(rtol, atol, max_rank)
+    if symmetric:
+        if source.shape[0] != source.shape[1]:
+            raise SymmetryError(f"symmetric=True needs a square matrix, but its shape is {source.shape}")
+        _require_hermitian_entries(source, _check.generator(rng))
+    stored = _stored(partition, symmetric)
+    compiled = fused.compiled_source(source, partition) if compressor is None and cap is None else None
+    if compiled is None:
+        near = build.near_blocks(source, stored)
+        squared_near = build.squared_near_norm(near, symmetric)
+    else:
+        squared_near = fused.squared_near_norm(compiled, stored, symmetric)
+    norm = build.estimated_norm(source, stored, squared_near, _check.generator(rng), symmetric)
+    asked = max(tolerance, atol / norm if norm > 0 else 0.0)
+    share, best = 0.9, None
+    for _attempt in range(ATTEMPTS):
+        tails = build.block_tails(partition, share * asked * norm)
+        if compiled is None:
+            far, _square = build.far_blocks(
+                source, stored, tails, max_rank=cap, compressor=compressor or ACA(), rng=_check.generator(rng),
+                progress=progress or _silent, half=symmetric,
+            )  # fmt: skip
+            blocks = FlatBlocks(near, far, symmetric)
+        else:
+            blocks, evaluated = fused.assemble(compiled, stored, tails, symmetric, progress or _silent)
+            source.evaluated += evaluated
+        candidate = cls._unchecked(blocks, partition.row_tree, partition.col_tree)
+        candidate.certificate = by_entries(candidate, source, asked=asked, norm=norm, rng=_check.generator(rng))
+        if best is None or candidate.certificate.upper_bound < best.certificate.upper_bound:
+            best = candidate
+        if best.certificate.met or (cap is not None and best.max_rank >= cap):
+            break
+        share *= 0.5
+    assert best is not None
+    return _finished(best, best.certificate, cap)
+
+
+def _finished(result: Any, certificate: Certificate, max_rank: int | None = None) -> Any:
+    """The matrix with its certificate, and the warnings that it deserves."""
+    result.certificate = certificate
+    remedy = "raise max_rank" if max_rank is not None else "look at A.summary(): is there structure?"
+    certificate.warn_if_not_met(remedy, stacklevel=5)
+    dense = result.shape[0] * result.shape[1] * result.dtype.itemsize
+    if result.nbytes > 2 * dense and result.row_tree.depth >= 2:
+        warnings.warn(
+            f"the matrix has no {type(result).__name__} structure to speak of at this tolerance: "
+            f"{result.nbytes / 1e6:.3g} MB with ranks up to {result.max_rank}, against {dense / 1e6:.3g} MB as a dense "
+            "array; use a dense array, a larger rtol or another ordering (ClusterTree.from_points)",
+            StructureWarning,
+            stacklevel=4,
+        )
+    return result

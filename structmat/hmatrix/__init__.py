@@ -1,0 +1,1 @@
+"""H-matrices: strong admissibility, independent bases."""

@@ -1,0 +1,1 @@
+"""HODLR matrices: weak admissibility, independent bases."""

@@ -1,0 +1,54 @@
+"""Storage: what a pass over the blocks of a matrix needs, and how vectors of any kind are brought to it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+from ._backend import conj, is_numpy, like, numpy_dtype, to_numpy
+from ._typing import Array, NumpyArray
+
+
+class Storage(ABC):
+    """The arrays of one matrix and the product with them. A pass gives the methods below `apply`."""
+
+    def apply(self, x: Array, *, adjointly: bool, conjugated: bool = False) -> Array:
+        """A x, A^H x, or their complex conjugates conj(A) x and A^T x; x (leaves, q, k), result (leaves, p, k)."""
+        example = self._example
+        dtype = numpy_dtype(example)
+        if conjugated and numpy_dtype(x).kind == "c":
+            return conj(self.apply(conj(x), adjointly=adjointly))
+        if conjugated and dtype.kind == "c":
+            return conj(self.apply(x, adjointly=adjointly))
+        if not is_numpy(x):
+            if is_numpy(example):  # the matrix is on the host: so is the product, and the result goes back
+                return like(self.apply(to_numpy(x), adjointly=adjointly), x)
+            return self._apply_reference(x, adjointly)
+        if x.dtype.kind == "c" and dtype.kind != "c":  # a real matrix: real and imaginary part are two vectors
+            both = self.apply(np.concatenate([x.real, x.imag], axis=2), adjointly=adjointly)
+            return both[:, :, : x.shape[2]] + 1j * both[:, :, x.shape[2] :]
+        x = x.astype(np.result_type(x.dtype, dtype), copy=False)
+        if x.shape[2] == 0:
+            return np.zeros((x.shape[0], self._leaf_size(adjointly), 0), dtype=x.dtype)
+        if x.dtype != dtype:  # a matrix in single precision, vectors in double: their range and precision are kept
+            return self._apply_reference(x, adjointly)
+        return self._apply_compiled(x, adjointly)
+
+    @property
+    @abstractmethod
+    def _example(self) -> Any:
+        """One of the arrays, of the dtype and on the device of all."""
+
+    @abstractmethod
+    def _leaf_size(self, adjointly: bool) -> int:
+        """The padded size of the leaves of the result."""
+
+    @abstractmethod
+    def _apply_reference(self, x: Array, adjointly: bool) -> Array:
+        """The product in plain array operations."""
+
+    @abstractmethod
+    def _apply_compiled(self, x: NumpyArray, adjointly: bool) -> NumpyArray:
+        """The product by compiled kernels, for NumPy arrays of the matrix's own dtype."""

@@ -1,0 +1,142 @@
+"""Builds from kernel functions with a compiled form, against the kernels themselves."""
+
+import numpy as np
+import pytest
+
+import structmat as sm
+from structmat.engine import cpu_kernels
+from structmat.flat.corners import FEWEST, corners
+from structmat.kernelfunctions import (
+    Cauchy,
+    Exponential,
+    Gaussian,
+    InverseMultiquadric,
+    Laplace,
+    Matern,
+    Multiquadric,
+)
+
+KERNELS = [
+    Laplace(dim=2),
+    Laplace(dim=3),
+    Laplace(dim=2, diagonal=3.0),
+    Gaussian(0.3),
+    Gaussian(1e-2),
+    Exponential(0.1),
+    Matern(0.5, 0.2),
+    Matern(1.5, 0.2),
+    Matern(2.5, 0.4, diagonal=2.0),
+    Multiquadric(2.0),
+    InverseMultiquadric(3.0),
+    Cauchy(0.01),
+]
+FORMATS = [sm.HODLRMatrix, sm.HMatrix]
+
+
+def relative_error(a, dense):
+    return np.linalg.norm(a.to_dense() - dense) / np.linalg.norm(dense)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dimension"), [(kernel, d) for kernel in KERNELS for d in (1, 2, 3) if d <= (kernel.dim or 3)], ids=repr
+)
+def test_compiled_values_are_those_of_the_kernel(rng, kernel, dimension):
+    x = rng.random((dimension, 40))
+    x[:, 7] = x[:, 21]  # a pair of equal points
+    code, parameters = kernel.compiled
+    out, work = np.empty(40), np.empty(80)
+    expected = kernel(x.T.copy(), x.T.copy())
+    for i in range(40):
+        cpu_kernels.kernel_row(code, parameters, x, i, x, 0, 40, out, work)
+        assert np.abs(out - expected[i]).max() <= 1e-13 * np.abs(expected).max()
+
+
+def test_logarithms_and_exponentials_are_accurate(rng):
+    x = np.exp(rng.uniform(-300.0, 300.0, 5000))
+    x[:1000] = 1.0 + rng.uniform(-1e-3, 1e-3, 1000)
+    values = x.copy()
+    cpu_kernels.logarithms(values, len(values))
+    assert np.abs(values / np.log(x) - 1.0).max() < 1e-15
+    x = -np.exp(rng.uniform(-30.0, np.log(700.0), 5000))
+    values = x.copy()
+    cpu_kernels.exponentials(values, len(values))
+    assert (np.abs(values / np.exp(x) - 1.0) <= (3.0 + np.abs(x)) * 2.3e-16).all()
+    values = np.array([0.0, -800.0, -1e300])
+    cpu_kernels.exponentials(values, 3)
+    assert values.tolist() == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("kernel", KERNELS[3:], ids=repr)
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_builds_meet_the_tolerance(rng, kernel, format_, symmetric):
+    for n, dimension in ((700, 1), (613, 2)):
+        points = rng.random((n, dimension))
+        a = format_.from_kernel(kernel, points, rtol=1e-6, leaf_size=40, symmetric=symmetric)
+        assert a.certificate.met
+        assert relative_error(a, kernel(points, points)) <= 1e-6
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_rectangular_builds_of_kernels_with_a_kink(rng, format_):
+    kernel = Exponential(0.1)
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        x, y = rng.random((777, 1)), rng.random((900, 1))
+        a = format_.from_kernel(kernel, x, column_points=y, rtol=1e-6, leaf_size=40)
+        assert relative_error(a, kernel(x, y)) <= 1e-6
+
+
+def test_the_compiled_build_agrees_with_the_one_from_entries(rng):
+    points, kernel = rng.random((900, 2)), Laplace(dim=2)
+    tree = sm.ClusterTree.from_points(points, 32)
+    a = sm.HMatrix.from_kernel(kernel, points, tree, rtol=1e-9)
+    b = sm.HMatrix.from_entries(lambda i, j: kernel(points[i], points[j]), tree, rtol=1e-9)
+    assert np.linalg.norm(a.to_dense() - b.to_dense()) <= 2e-9 * a.norm()
+    assert 0.8 < a.nbytes / b.nbytes < 1.25
+
+
+def test_more_crosses_than_the_first_limit_are_taken(rng):
+    points = rng.random((600, 3))
+    a = sm.HODLRMatrix.from_kernel(Laplace(dim=3), points, rtol=1e-10, leaf_size=100)
+    assert a.max_rank > 48
+    assert relative_error(a, Laplace(dim=3)(points, points)) <= 1e-10
+
+
+def test_points_in_too_many_dimensions_are_refused():
+    with pytest.raises(sm.ShapeError, match="belongs to 2 dimensions"):
+        sm.HMatrix.from_kernel(Laplace(dim=2), np.random.default_rng(0).random((300, 3)))
+
+
+def test_progress_reaches_one(rng):
+    seen = []
+    sm.HMatrix.from_kernel(Gaussian(0.3), rng.random((500, 2)), leaf_size=32, progress=seen.append)
+    assert sum(seen) == pytest.approx(1.0, abs=1e-9) or sum(seen) > 1.0  # more where a block was begun again
+
+
+def test_corners_are_where_siblings_meet():
+    tree = sm.ClusterTree.balanced(1024, leaf_size=64)
+    found = corners(tree, tree, 2, np.array([[1, 0], [3, 0]]))
+    first, last, left, right = found.bounds[0]
+    assert sorted(found.rows[first:last]) == list(range(FEWEST))
+    assert sorted(found.cols[left:right]) == list(range(256 - FEWEST, 256))
+    assert found.bounds[1, 0] == found.bounds[1, 1]  # far apart
+
+
+def test_a_certificate_sees_an_error_in_a_corner(rng):
+    x = np.sort(rng.random(4000))
+    kernel = Exponential(0.05)
+    a = sm.HODLRMatrix.from_kernel(kernel, x, rtol=1e-8)
+
+    def spoiled(s, t):
+        return kernel(s, t) + 1e-3 * np.exp(-np.abs(np.subtract.outer(s, t)) * 4000)
+
+    from structmat.flat.certify import by_entries
+    from structmat.sources import KernelSource
+
+    source = KernelSource(spoiled, x, x)
+    exact = spoiled(x, x)
+    error = np.linalg.norm(a.to_dense() - exact)
+    c = by_entries(a, source, asked=1e-8, norm=np.linalg.norm(exact), rng=rng)
+    assert not c.met
+    assert c.estimate < 3 * error / np.linalg.norm(exact)
