@@ -57,6 +57,7 @@ def run(report: Report, quick: bool) -> None:
     log_problem(report, n)
     arithmetic(report, 2**12 if quick else 2**14)
     double_layer(report, 2**10 if quick else 2**14)
+    accuracy(report, n)
     if not quick:
         peaks(report, n)
         growth(report)
@@ -185,6 +186,21 @@ def double_layer(report: Report, n: int) -> None:
     report.add("circle: storage", a.nbytes / 1e6, "MB")
 
 
+def accuracy(report: Report, n: int) -> None:
+    """Sampled errors of all builds that need no dense matrix, at four tolerances."""
+    for problem in (problem_k(n), problem_l(n)):
+        for rtol in (1e-2, 1e-5, 1e-8, 1e-11):
+            builds = {
+                "kernel": sm.HSSMatrix.from_kernel(problem.kernel, problem.points, rtol=rtol),
+                "entries": sm.HSSMatrix.from_entries(problem.entries, sm.ClusterTree.balanced(n, 64), rtol=rtol),
+                "operator": sm.HSSMatrix.from_operator(problem.operator(), rtol=rtol),
+            }
+            for source, a in builds.items():
+                error = sampled_error(a, problem)
+                note = f"estimate / error {a.certificate.estimate / error:.2f}"
+                report.add(f"{problem.name}: error from {source} at rtol {rtol:.0e}", error, "", rtol, note=note)
+
+
 def kernel_bytes(n: int) -> int:
     """Build K from its kernel; for the measurement of memory."""
     k = problem_k(n)
@@ -234,6 +250,6 @@ def growth(report: Report) -> None:
         taken["ULV"].append(best_time(a.factorize, 3, 0))
         taken["product"].append(best_time(lambda a=a, b=b: a @ b, 20))
         taken["solve"].append(best_time(lambda f=f, b=b: f.solve(b), 10))
-        taken["HSS @ HSS"].append(best_time(lambda a=a: a @ a, 2, 0))
+        taken["HSS @ HSS"].append(best_time(lambda a=a: a @ a, 3, 0))
     for name, seconds in taken.items():
         report.add(f"K: growth exponent of {name}", growth_exponent(sizes, seconds), "", 1.1)

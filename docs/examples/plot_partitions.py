@@ -4,74 +4,70 @@ The same matrix under weak and strong admissibility
 
 A matrix is cut into blocks along a cluster tree. Under *weak* admissibility each block between two siblings
 is a low-rank block; under *strong* admissibility two clusters must be distant compared with their size, and
-the blocks of neighbours are cut further until the leaves. This example draws both, for a kernel in one
-dimension, and writes the numerical rank into each block.
+the blocks of neighbours are cut further until the leaves. This example draws both, for a kernel on an interval
+and on a square, and writes the rank into each block.
 """
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.patches import Rectangle
+
+import structmat as sm
+
+rtol = 1e-6
 
 # %%
-# The matrix: a kernel that is smooth away from the diagonal.
+# On an interval: a kernel that is smooth away from the diagonal. Dense blocks are grey; the others have the rank
+# that is written in them.
 
-n, levels, rtol = 512, 4, 1e-8
-points = (np.arange(n) + 0.5) / n
-matrix = 1 / (np.abs(points[:, None] - points[None, :]) + 1 / n)
-
-
-# %%
-# A perfect binary tree over the indices: level ``l`` has ``2**l`` clusters of equal size. A pair of clusters
-# is a block; it is admissible, or it is cut into the four blocks of the children, or on the last level it
-# stays dense.
+n = 512
+line = (np.arange(n) + 0.5) / n
 
 
-def siblings(row, column):
-    """Weak admissibility: the block does not touch the diagonal."""
-    return row != column
+def inverse_distance(x, y):
+    """1 / (|x - y| + 1/n)."""
+    return 1 / (np.abs(x[:, None] - y) + 1 / n)
 
 
-def distant(row, column):
-    """Strong admissibility in one dimension: at least one cluster lies between the two."""
-    return abs(row - column) >= 2
+weak = sm.HODLRMatrix.from_kernel(inverse_distance, line, leaf_size=32, rtol=rtol)
+strong = sm.HMatrix.from_kernel(inverse_distance, line, leaf_size=32, rtol=rtol)
 
-
-def partition(admissible, level=0, row=0, column=0):
-    """Yield the blocks (level, row, column, is it admissible) of one partition."""
-    if admissible(row, column):
-        yield level, row, column, True
-    elif level == levels:
-        yield level, row, column, False
-    else:
-        for i in (2 * row, 2 * row + 1):
-            for j in (2 * column, 2 * column + 1):
-                yield from partition(admissible, level + 1, i, j)
-
-
-def numerical_rank(block):
-    """Count the singular values above the tolerance, relative to the whole matrix."""
-    singular_values = np.linalg.svd(block, compute_uv=False)
-    return int(np.sum(singular_values > rtol * np.linalg.norm(matrix)))
-
-
-# %%
-# Light blocks have the rank that is written in them. Dark blocks are dense.
-
-figure, axes = plt.subplots(1, 2, figsize=(10, 5.4), layout="constrained")
-for ax, admissible, title in zip(axes, (siblings, distant), ("weak: HODLR and HSS", "strong: H and H2"), strict=True):
-    for level, row, column, is_low_rank in partition(admissible):
-        size = n >> level
-        rows, columns = slice(row * size, (row + 1) * size), slice(column * size, (column + 1) * size)
-        color = "#dce9f7" if is_low_rank else "#38598b"
-        ax.add_patch(Rectangle((columns.start, rows.start), size, size, facecolor=color, edgecolor="white"))
-        if is_low_rank:
-            rank = numerical_rank(matrix[rows, columns])
-            middle = (columns.start + size / 2, rows.start + size / 2)
-            ax.annotate(str(rank), middle, ha="center", va="center", fontsize=6 + 6 * size / n)
-    ax.set(title=title, xlim=(0, n), ylim=(n, 0), aspect="equal", xticks=[], yticks=[])
+figure, axes = plt.subplots(1, 2, figsize=(11, 5.2), layout="constrained")
+for ax, matrix, title in zip(axes, (weak, strong), ("weak: HODLR and HSS", "strong: H and H2"), strict=True):
+    matrix.plot(ax)
+    ax.set_title(f"{title}, {matrix.nbytes / 1e6:.2f} MB")
 plt.show()
 
 # %%
 # Strong admissibility has smaller ranks, because its blocks stay away from the diagonal, but more of them,
-# and more dense blocks. On a curve or an interval, weak admissibility wins; in the plane and in space, where
-# siblings touch along a line or a surface, strong admissibility does.
+# and more dense blocks. On a curve or an interval, weak admissibility wins.
+#
+# In the plane, siblings touch along a line, and the rank between them grows with the number of points on it.
+
+square = np.random.default_rng(0).random((1500, 2))
+
+
+def exponential(x, y):
+    """exp(-|x - y|)."""
+    return np.exp(-np.linalg.norm(x[:, None] - y, axis=2))
+
+
+tree = sm.ClusterTree.from_points(square, leaf_size=40)
+weak = sm.HODLRMatrix.from_kernel(exponential, square, tree, rtol=rtol, symmetric=True)
+strong = sm.HMatrix.from_kernel(exponential, square, tree, rtol=rtol, symmetric=True)
+
+figure, axes = plt.subplots(1, 2, figsize=(11, 5.2), layout="constrained")
+for ax, matrix, title in zip(axes, (weak, strong), ("weak", "strong"), strict=True):
+    matrix.plot(ax)
+    ax.set_title(f"{title}, ranks up to {matrix.max_rank}")
+plt.show()
+
+# %%
+# The partition alone, before there is a matrix: ``eta`` says how far apart blocks must be for their size. Colours
+# are levels, dense blocks are grey.
+
+figure, axes = plt.subplots(1, 3, figsize=(14, 4.8), layout="constrained")
+for ax, eta in zip(axes, (0.7, 1.4, 2.8), strict=True):
+    partition = sm.BlockPartition.build(tree, admissibility=sm.StrongAdmissibility(eta=eta))
+    partition.plot(ax)
+    ax.set_title(f"eta = {eta}: {partition.far_count} low-rank, {partition.near_count} dense")
+plt.show()
