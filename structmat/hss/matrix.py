@@ -271,7 +271,7 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
     # ----------------------------------------------------------------------- entries and norms
 
     def _sub_block(self, rows: IntArray, cols: IntArray) -> NumpyArray:
-        from .entries import sub_block
+        from ..nested.entries import sub_block
 
         return sub_block(self, rows, cols)
 
@@ -281,7 +281,7 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
         if self.shape[0] == self.shape[1] and self.row_tree == self.col_tree:
             d = np.diagonal(self.generators.diagonal, axis1=1, axis2=2)
             return self.row_tree.from_leaves(np.ascontiguousarray(d)[:, :, None])[:, 0]
-        from .entries import entry_values
+        from ..nested.entries import entry_values
 
         return entry_values(self, np.arange(count), np.arange(count))
 
