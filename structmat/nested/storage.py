@@ -65,6 +65,9 @@ class NestedStorage(Storage):
         One and the same object when `half`.
     half : bool
         Hermitian storage: each block off the diagonal also stands for its adjoint at the mirrored place.
+    buffer : array, optional
+        The flat buffer that all arrays are views of already, in the order in which they are packed: row basis, column
+        basis, near field, couplings.
     """
 
     def __init__(
@@ -75,12 +78,13 @@ class NestedStorage(Storage):
         col_basis: NestedBasis | RaggedBasis,
         *,
         half: bool = False,
+        buffer: NumpyArray | None = None,
     ) -> None:
         self.near = near
         self.couplings = couplings
         self.row_basis = row_basis
         self.col_basis = row_basis if half else col_basis
-        self.half = half
+        self.half, self._buffer = half, buffer
         self._packed: _Packed | None = None
 
     @property
@@ -202,12 +206,16 @@ class _Packer:
     def __init__(self, storage: NestedStorage) -> None:
         bases = [storage.row_basis] if storage.half else [storage.row_basis, storage.col_basis]
         arrays = [storage.near.data, *(b.data for b in storage.couplings), *(a for b in bases for a in b.levels)]
-        self.buffer = np.empty(sum(a.size for a in arrays), dtype=storage.near.data.dtype)
+        self.ready = storage._buffer is not None
+        size, dtype = sum(a.size for a in arrays), storage.near.data.dtype
+        self.buffer = np.empty(size, dtype=dtype) if storage._buffer is None else storage._buffer
         self.cursor = 0
         self.orders: list[IntArray] = [np.zeros(0, dtype=np.int32)]
 
     def _placed(self, a: NumpyArray, *, transposed: bool = False) -> tuple[NumpyArray, int]:
         start, self.cursor = self.cursor, self.cursor + a.size
+        if self.ready:
+            return a, start
         source = a.swapaxes(1, 2) if transposed else a
         view = self.buffer[start : self.cursor].reshape(source.shape)
         parallel_ranges(lambda s, t: np.copyto(view[s:t], source[s:t]), len(source), serial=a.nbytes < SERIAL_BYTES)
