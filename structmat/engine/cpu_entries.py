@@ -61,6 +61,17 @@ def leaf_row(buffer, entry, orders, local, out):
 
 
 @jit
+def basis_rows(buffer, table, orders, nodes, leaves, local, out, first, last):
+    """Rows of the bases of some nodes, out (m, k): of the index at `local` in the leaf `leaves[m]` below `nodes[m]`."""
+    work = np.empty(max(table[:, 1].max(), table[:, 2].max()), dtype=buffer.dtype)
+    row = np.empty(table[:, 2].max(), dtype=buffer.dtype)
+    for m in range(first, last):
+        climb(buffer, table, orders, leaves[m], local[m], nodes[m], row, work)
+        for c in range(table[nodes[m], 2]):
+            out[m, c] = row[c]
+
+
+@jit
 def nested_entries(
     buffer, row_table, col_table, orders, blocks, row_nodes, col_nodes, row_leaf, row_local, col_leaf, col_local,
     mirrored, values, first, last,

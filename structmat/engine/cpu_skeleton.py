@@ -165,3 +165,29 @@ def kernel_between(
         for i in range(row_pointers[t], row_pointers[t + 1]):
             kernel_row(code, parameters, x, rows[i], near, 0, width, out[at : at + width], work)
             at += width
+
+
+@jit
+def sampled_couplings(
+    buffer, starts, row_nodes, col_nodes, row_ranks, col_ranks, left, right, out, first, last
+):  # fmt: skip
+    """Entries of couplings' blocks: left (nodes, s, k) and right (nodes, s', k) hold some rows of each node's basis.
+
+    out (nb, s, s'): left B right^H for the blocks first .. last - 1 with the coefficients of B at `starts`.
+    """
+    samples, others = left.shape[1], right.shape[1]
+    part = np.empty(right.shape[2], dtype=buffer.dtype)
+    for b in range(first, last):
+        t, s, p, q = row_nodes[b], col_nodes[b], row_ranks[b], col_ranks[b]
+        for i in range(samples):
+            for j in range(uint64(q)):
+                part[j] = 0
+            for a in range(p):
+                value, at = left[t, i, a], uint64(starts[b] + a * q)
+                for j in range(uint64(q)):
+                    part[j] += value * buffer[at + j]
+            for c in range(others):
+                total = buffer.dtype.type(0)
+                for j in range(uint64(q)):
+                    total += part[j] * np.conj(right[s, c, j])
+                out[b, i, c] = total

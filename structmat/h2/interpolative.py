@@ -23,13 +23,39 @@ from ..flat.fused import CompiledSource
 from ..nested import NestedStorage
 from ..partition import BlockPartition
 from ..sources import EntrySource
-from ..tree import ClusterTree
 from .farfield import Samples, far_samples
 
 # bytes of samples held at a time by sources without a compiled form
 CHUNK_BYTES = 1 << 24
-# share of the tolerance for the truncation; an interpolation from skeleton rows amplifies it by a modest factor
-SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the bases are chosen.
+
+    Attributes
+    ----------
+    per_node : int
+        How many samples of its own partners a node takes, about.
+    share : float
+        Of the tolerance, for the truncation: an interpolation from skeletons amplifies it by a modest factor.
+    """
+
+    per_node: int
+    share: float = 0.5
+
+    @classmethod
+    def for_tolerance(cls, rtol: float, dim: int) -> Rule:
+        """What suffices for kernels that are smooth away from the diagonal; a failed check asks for a finer rule."""
+        digits = max(1.0, -np.log10(min(rtol, 0.1)))
+        # ranks grow with digits**(dim - 1) where the kernel is smooth, with a higher power where it is not
+        per_node = 8.0 * digits if dim == 1 else 4.0 * digits**2 if dim == 2 else 28.0 * digits**2
+        return cls(int(np.clip(per_node, 32, 4096)))
+
+    def finer(self, excess: float, *, starved: bool) -> Rule:
+        """The rule to try where the error was `excess` times what was asked."""
+        more = 4 if starved or excess > 3.0 else 2
+        return Rule(more * self.per_node, self.share * float(np.clip(0.9 / excess, 0.2, 0.8)))
 
 
 @dataclass(frozen=True)
@@ -185,17 +211,17 @@ def _padded(values: Any, pointers: IntArray, first: int, last: int, fill: Any = 
 
 def build(
     source: EntrySource, compiled: CompiledSource | None, partition: BlockPartition, *, allowed: float,
-    max_rank: int | None, symmetric: bool, per_node: int, progress: Any,
+    max_rank: int | None, symmetric: bool, rule: Rule, progress: Any,
 ) -> tuple[NestedStorage, bool]:  # fmt: skip
     """The matrix with an absolute error of about `allowed`; and whether some nodes had too few samples."""
     depth = partition.depth
     one_basis = symmetric or (compiled is not None and compiled.mirrored)
     sides = [Side(source, compiled, partition, adjointly=turn) for turn in ((False,) if one_basis else (False, True))]
     for side in sides:
-        samples = far_samples(side.other, list(side.partition.far), per_node)
+        samples = far_samples(side.other, list(side.partition.far), rule.per_node)
         shares = tail_shares(side.partition)
         for level in range(depth, 0, -1):
-            tails = SHARE * allowed * np.sqrt(0.5 * shares[level])
+            tails = rule.share * allowed * np.sqrt(0.5 * shares[level])
             side.compress(level, samples[level], tails, max_rank)
             progress(1.0 / (depth * len(sides)))
     stored = partition.lower() if symmetric else partition

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import one_blas_thread, parallel_ranges, thread_count
+from .._backend import one_blas_thread, parallel_ranges
 from .._typing import Array, IntArray, NumpyArray
 from ..blocks import BlockBatch, NestedBasis, RaggedBasis, RaggedBatch
 from ..engine import reference
@@ -32,10 +32,11 @@ class _Blocks:
     pointers: tuple[IntArray, IntArray]  # (nodes + 1,): for each row node its entries; for each column node
     entries: tuple[IntArray, IntArray]  # (blocks, 3): start in the buffer, other node, mirrored or not
 
-    @cached_property
-    def cuts(self) -> IntArray:
-        """First block of each thread's share, and the number of blocks."""
-        return shares(self.table[:, 4] * self.table[:, 5])
+    def cuts(self, threads: int) -> IntArray:
+        """First block of each thread's share, and the number of blocks: ranges of about equal total size."""
+        ends = np.cumsum(self.table[:, 4] * self.table[:, 5])
+        wanted = np.arange(1, threads) * (int(ends[-1]) if len(ends) else 0) / threads
+        return np.concatenate([[0], np.searchsorted(ends, wanted), [len(ends)]]).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -283,15 +284,3 @@ def _list(table: IntArray, pair: IntArray, nodes: int) -> tuple[IntArray, IntArr
     order = np.argsort(target, kind="stable")
     pointers = np.searchsorted(target[order], np.arange(nodes + 1))
     return pointers.astype(np.int64), np.stack([start, other, turned], axis=1)[order].astype(np.int64)
-
-
-def shares(sizes: IntArray) -> IntArray:
-    """Where the shares of the threads begin, and the number of blocks: ranges of about equal total size."""
-    ends = np.cumsum(sizes)
-    total = int(ends[-1]) if len(ends) else 0
-    threads = thread_count() if total * 8 >= SERIAL_BYTES else 1
-    wanted = np.arange(1, threads) * total / threads
-    return np.concatenate([[0], np.searchsorted(ends, wanted), [len(sizes)]]).astype(np.int64)
-
-
-__all__ = ["NestedStorage"]

@@ -57,14 +57,19 @@ class Sweep:
     def by_blocks(self) -> None:
         """Each block is read once for its rows and for its columns; threads add to results of their own."""
         packed = self.packed
-        count = len(packed.near.cuts) - 1
+        count = thread_count() if packed.buffer.nbytes >= SERIAL_BYTES else 1
         y = [self.y, *(np.empty_like(self.y) for _ in range(count - 1))]
         down = [self.down, *(np.zeros_like(self.down) for _ in range(count - 1))]
 
+        parts = [
+            (packed.near, packed.near.cuts(count), self.x, y),
+            (packed.couplings, packed.couplings.cuts(count), self.up, down),
+        ]
+
         def across(share: int) -> None:
             y[share][:] = 0
-            for part, vector, result in ((packed.near, self.x, y[share]), (packed.couplings, self.up, down[share])):
-                first, last = part.cuts[share : share + 2]
+            for part, cuts, vector, results in parts:
+                first, last, result = cuts[share], cuts[share + 1], results[share]
                 if self.single:
                     cpu_flat.flat_pass(packed.buffer, part.table, 1, first, last, self.adjointly, vector, result)
                 else:
