@@ -11,7 +11,7 @@ import numpy as np
 from numba import uint64
 
 from .cpu import columns_times, jit
-from .cpu_kernels import kernel_row
+from .cpu_kernels import kernel_column, kernel_row
 
 # an approximation is believed when the last cross and this many rows that were not used are small
 TRIALS = 2
@@ -116,7 +116,7 @@ def crosses(
                 break
             picked[column] = True
             scale = 1.0 / line[column]
-            kernel_row(code, parameters, y, side + column, x, top, p, other, work)
+            kernel_column(code, parameters, y, side + column, x, top, p, other, work)
             for a in range(rank):
                 weights[a] = right[a * q + column]
             take_off(left, rank, p, weights, other)
