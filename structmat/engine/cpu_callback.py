@@ -18,7 +18,8 @@ from numba.extending import intrinsic
 
 from .cpu import FAST, jit
 
-OPTIONS = {"fastmath": FAST, "error_model": "numpy"}
+OPTIONS: dict[str, Any] = {"fastmath": FAST, "error_model": "numpy"}
+compiled_call: Any = intrinsic  # whose first argument, the context, is not given in calls
 POINTER, COUNT = types.CPointer(types.float64), types.uint64
 RADIAL_SIGNATURE = types.void(POINTER, COUNT)
 POINTWISE_SIGNATURE = types.void(POINTER, COUNT, POINTER, COUNT, COUNT, COUNT, POINTER)
@@ -30,7 +31,7 @@ def _called(builder: Any, address: Any, arguments: list[Any]) -> None:
     builder.call(builder.inttoptr(address, kind.as_pointer()), arguments)
 
 
-@intrinsic
+@compiled_call
 def call_radial(_context, address, values, n):
     """Replace distances values[:n] by the values of the function whose row is at `address`."""
 
@@ -42,9 +43,9 @@ def call_radial(_context, address, values, n):
     return types.void(types.int64, types.Array(types.float64, 1, "C"), types.uint64), generate
 
 
-@intrinsic
+@compiled_call
 def call_pointwise(_context, address, x, i, y, start, n, turned, out):
-    """Out[:n] = f(x_i, y_start ..), or f(y_start .., x_i) where `turned`; coordinates x (d, m) and y (d, m') by rows."""
+    """Out[:n] = f(x_i, y_start ..), or f(y_start .., x_i) where `turned`; coordinates x (d, m), y (d, m') by rows."""
 
     def generate(context, builder, signature, arguments):
         kind = context.make_array(signature.args[1])
@@ -128,7 +129,7 @@ def radial_values(address, values):
 
 @jit
 def pointwise_values(address, x, y, out):
-    """out (nb, m, q) = f(x, y) for coordinates x (nb, d, m) and y (nb, d, q)."""
+    """Out (nb, m, q) = f(x, y) for coordinates x (nb, d, m) and y (nb, d, q)."""
     for b in range(len(out)):
         for i in range(uint64(out.shape[1])):
             call_pointwise(address, x[b], i, y[b], uint64(0), uint64(out.shape[2]), uint64(0), out[b, i])

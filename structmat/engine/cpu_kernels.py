@@ -83,7 +83,8 @@ def reciprocal_roots(values, n):
     """
     outside = 0
     for j in range(uint64(n)):
-        outside += np.uint64(np.float64(values[j]).view(np.int64) - SINGLE_LOW) > np.uint64(SINGLE_HIGH - SINGLE_LOW)
+        bits = np.float64(values[j]).view(np.int64)
+        outside += 0 if SINGLE_LOW <= bits <= SINGLE_HIGH else 1
     if outside > 0:
         for j in range(uint64(n)):
             values[j] = 1.0 / np.sqrt(values[j])
