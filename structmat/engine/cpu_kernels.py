@@ -114,28 +114,46 @@ def kernel_column(code, parameters, y, j, x, start, n, out, work):
 
 
 @jit
+def squared_distances(x, i, y, first, count, out):
+    """Out[:count] = |x_i - y_first ..|^2, in one sweep where there are up to three coordinates; how many are zero."""
+    d, zeros = x.shape[0], 0
+    if d == 2:
+        a, b = x[0, i], x[1, i]
+        for j in range(count):
+            s, t = y[0, first + j] - a, y[1, first + j] - b
+            square = s * s + t * t
+            out[j] = square
+            zeros += square == 0.0
+    elif d == 3:
+        a, b, c = x[0, i], x[1, i], x[2, i]
+        for j in range(count):
+            s, t, u = y[0, first + j] - a, y[1, first + j] - b, y[2, first + j] - c
+            square = s * s + t * t + u * u
+            out[j] = square
+            zeros += square == 0.0
+    else:
+        for j in range(count):
+            out[j] = 0.0
+        for axis in range(d):
+            a = x[axis, i]
+            for j in range(count):
+                t = y[axis, first + j] - a
+                out[j] += t * t
+        for j in range(count):
+            zeros += out[j] == 0.0
+    return zeros
+
+
+@jit
 def kernel_line(code, parameters, x, i, y, start, n, turned, out, work):
     """A row, or where `turned` a column, of the values between one point x_i and many points y."""
     first, count = uint64(start), uint64(n)
-    centre = x[0, i]
-    for j in range(count):
-        t = y[0, first + j] - centre
-        out[j] = t * t
-    for axis in range(1, x.shape[0]):
-        centre = x[axis, i]
+    zeros = squared_distances(x, i, y, first, count, out)
+    replaced = zeros > 0 and parameters[2] != 0.0
+    if replaced:
         for j in range(count):
-            t = y[axis, first + j] - centre
-            out[j] += t * t
-    replaced = False
-    if parameters[2] != 0.0:
-        zeros = 0
-        for j in range(count):
-            zeros += out[j] == 0.0
-        replaced = zeros > 0
-        if replaced:
-            for j in range(count):
-                work[j] = 1.0 if out[j] == 0.0 else 0.0
-                out[j] += work[j]
+            work[j] = 1.0 if out[j] == 0.0 else 0.0
+            out[j] += work[j]
     if code == POINTWISE:
         call_pointwise(np.int64(parameters[0]), x, uint64(i), y, first, count, turned, out)
     else:
