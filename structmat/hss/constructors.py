@@ -366,7 +366,7 @@ def _from_source(
         _require_one_tree(row_tree, col_tree)
         _require_hermitian_entries(source, _check.generator(rng))
     eps = float(np.finfo(source.dtype).eps)
-    rule, share = SamplingRule.for_tolerance(max(tolerance, eps)), 1.0
+    rule, share = SamplingRule.for_tolerance(max(tolerance, eps), getattr(source, "components", 1)), 1.0
     best: HSSMatrix | None = None
     for _attempt in range(ATTEMPTS):
         parts = interpolative.build(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -25,24 +27,29 @@ class _Custom(KernelFunction):
     function: Callable[..., Any]
 
     def _compile(self, make: Callable[..., Any], *arguments: Any) -> None:
-        """Set `function` and `_row`; a plain function that Numba does not take is left to Python, and that is said."""
-        if not callable(self.function):
-            raise TypeError(f"function must be callable, but it is a {type(self.function).__name__}")
+        """Set `_row`; a plain function that Numba does not take is left to Python, and that is said."""
         from numba.core.errors import NumbaError
 
-        plain = getattr(self.function, "py_func", None)
+        if not callable(self.function):
+            raise TypeError(f"function must be callable, but it is a {type(self.function).__name__}")
+        plain = getattr(self.function, "py_func", self.function)  # what a jitted function was made of
+        _require_arguments(plain, self._arguments, self._expected)
+        reason = f"Numba cannot compile {_name(plain)}"
         try:
-            self._row = make(plain or self.function, *arguments)
+            if not isinstance(plain, FunctionType):
+                raise NumbaError(f"it is a {type(plain).__name__} and no Python function")
+            self._row = make(plain, *arguments)
         except NumbaError as error:
-            reason = f"Numba cannot compile {_name(self.function)}: {str(error).strip().splitlines()[0]}"
-            if plain is not None:
+            reason = f"{reason}: {str(error).strip().splitlines()[0]}"
+            if plain is not self.function:
                 raise TypeError(f"{reason}; {self._expected}") from error
             warnings.warn(
                 f"{reason}. It is called from Python instead, and builds take many times longer", PerformanceWarning,
-                stacklevel=4,
+                stacklevel=3,
             )  # fmt: skip
             self._row = None
 
+    _arguments = 0  # of the function
     _expected = ""
 
     def _address(self) -> float:
@@ -94,7 +101,7 @@ class Radial(_Custom):
     array([[1.        , 0.5       , 0.05882353]])
     """
 
-    _expected = "it must take one number, the distance"
+    _arguments, _expected = 1, "it must take one number, the distance"
 
     def __init__(
         self, function: Callable[..., Any], *, dim: int | None = None, diagonal: float | None = None,
@@ -166,7 +173,7 @@ class Pointwise(_Custom):
     True
     """
 
-    _expected = "it must take two arrays of coordinates"
+    _arguments, _expected = 2, "it must take two arrays of coordinates"
 
     def __init__(
         self, function: Callable[..., Any], *, dim: int, symmetric: bool = False, diagonal: float | None = None,
@@ -243,6 +250,15 @@ class Pointwise(_Custom):
                 f"{self!r} is declared symmetric, but f(x, y) and f(y, x) differ by {np.nanmax(gap):.2g} at random "
                 "points of the unit cube; leave symmetric out"
             )
+
+
+def _require_arguments(function: Callable[..., Any], count: int, expected: str) -> None:
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError as error:
+        raise TypeError(f"{_name(function)} does not fit: {error}; {expected}") from error
+    except ValueError:  # some functions that are not written in Python have no signature: the first call will tell
+        return
 
 
 def _real(function: Callable[..., Any], shape: tuple[int, ...], *arguments: NumpyArray) -> NumpyArray:
