@@ -116,7 +116,7 @@ class Stokes(_Kelvin):
     --------
     >>> import numpy as np
     >>> from structmat.kernelfunctions import Stokes
-    >>> Stokes(dim=2)(np.array([[0.0, 0.0]]), np.array([[1.0, 0.0]]))
+    >>> Stokes(dim=2)(np.array([[1.0, 0.0]]), np.zeros((1, 2)))
     array([[1., 0.],
            [0., 0.]])
     """
@@ -149,7 +149,7 @@ class Elastostatics(_Kelvin):
     --------
     >>> import numpy as np
     >>> from structmat.kernelfunctions import Elastostatics
-    >>> Elastostatics(poisson_ratio=0.25, dim=3)(np.zeros((1, 3)), np.array([[0.5, 0.0, 0.0]]))
+    >>> Elastostatics(poisson_ratio=0.25, dim=3)(np.array([[0.5, 0.0, 0.0]]), np.zeros((1, 3)))
     array([[6., 0., 0.],
            [0., 4., 0.],
            [0., 0., 4.]])
