@@ -27,6 +27,7 @@ from ..partition import Admissibility, BlockPartition, StrongAdmissibility
 from ..sources import EntrySource, KernelSource
 from ..tree import ClusterTree, as_tree_pair
 from . import interpolative
+from .farfield import FarField
 from .partitions import for_nested_bases
 
 # attempts with tighter tolerances of the nodes, or more samples, before the tolerance is declared out of reach
@@ -90,8 +91,8 @@ class H2Constructors:
     def from_kernel(
         cls, kernel: Kernel, points: Any, tree: TreeLike = None, *, column_points: Any = None, rtol: float = 1e-8,
         atol: float = 0.0, max_rank: int | None = None, symmetric: bool | None = None, leaf_size: int = 64,
-        admissibility: Admissibility | None = None, partition: BlockPartition | None = None, rng: RandomLike = 0,
-        progress: Progress = None,
+        admissibility: Admissibility | None = None, partition: BlockPartition | None = None,
+        far_field: FarField | None = None, rng: RandomLike = 0, progress: Progress = None,
     ) -> Any:  # fmt: skip
         """Compress the matrix of a kernel function on points, in any dimension.
 
@@ -109,6 +110,8 @@ class H2Constructors:
         symmetric : bool, optional
             Store one basis and half of the blocks. Default: what the kernel object says of itself, for one set of
             points; plain functions count as not symmetric.
+        far_field : SampledFarField, ProxySurface or SelectedProxies, optional
+            By what a node knows the far field that its basis has to serve; default `SampledFarField()`, for any kernel.
         rtol, atol, max_rank, admissibility, partition, rng, progress
             As in `from_entries`.
 
@@ -128,17 +131,17 @@ class H2Constructors:
         rows, cols = _point_sets(points, column_points, bool(symmetric))
         source = KernelSource(kernel, rows, cols)
         given = tree if partition is None else _trees_of(partition, tree)
-        trees = _kernel_trees(given, rows, cols, leaf_size, same=column_points is None)
+        trees = _kernel_trees(given, source.row_points, source.col_points, leaf_size, same=column_points is None)
         chosen = cls._partition(trees, admissibility, partition)
         if symmetric is None:
             one_set = column_points is None and trees[0] == trees[1] and chosen.is_symmetric
             symmetric = one_set and bool(getattr(kernel, "symmetric", False))
-        return _from_source(cls, source, chosen, rtol, atol, max_rank, symmetric, rng, progress)
+        return _from_source(cls, source, chosen, rtol, atol, max_rank, symmetric, rng, progress, far_field)
 
 
 def _from_source(
     cls: Any, source: EntrySource, partition: BlockPartition, rtol: float, atol: float, max_rank: int | None,
-    symmetric: bool, rng: RandomLike, progress: Progress,
+    symmetric: bool, rng: RandomLike, progress: Progress, far_field: FarField | None = None,
 ) -> Any:  # fmt: skip
     """Build, check on entries of every coupling, and build again more finely until the check passes."""
     from .certify import by_entries
@@ -153,7 +156,7 @@ def _from_source(
     compiled = fused.compiled_source(source, partition)
     norm = estimated_norm(source, compiled, stored, symmetric, _check.generator(rng))
     asked = max(tolerance, atol / norm if norm > 0 else 0.0)
-    rule, best = interpolative.Rule.for_tolerance(asked, _dimension(partition)), None
+    rule, best = interpolative.Rule.for_tolerance(asked, _dimension(partition), far_field), None
     for _attempt in range(ATTEMPTS):
         storage, starved = interpolative.build(
             source, compiled, partition, allowed=asked * norm, max_rank=cap, symmetric=symmetric, rule=rule,

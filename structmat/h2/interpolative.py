@@ -23,8 +23,8 @@ from ..engine import cpu_kernels, cpu_skeleton
 from ..flat.fused import CompiledSource
 from ..nested import NestedStorage
 from ..partition import BlockPartition
-from ..sources import EntrySource
-from .farfield import Samples, far_samples
+from ..sources import EntrySource, KernelSource
+from .farfield import FarField, SampledFarField, Samples, SeenFarField
 
 # bytes of samples held at a time by sources without a compiled form
 CHUNK_BYTES = 1 << 24
@@ -36,27 +36,25 @@ class Rule:
 
     Attributes
     ----------
-    per_node : int
-        How many samples of its own partners a node takes, about.
+    far_field : FarField
+        By what a node knows its far field.
     share : float
-        Of the tolerance, for the truncation: an interpolation from skeletons amplifies it by a modest factor.
+        Of the tolerance, for the truncation: an interpolation from skeletons amplifies it by a modest factor, and what
+        is left of samples underestimates what is left of other points.
     """
 
-    per_node: int
+    far_field: FarField
     share: float = 0.5
 
     @classmethod
-    def for_tolerance(cls, rtol: float, dim: int) -> Rule:
+    def for_tolerance(cls, rtol: float, dim: int, far_field: FarField | None = None) -> Rule:
         """What suffices for kernels that are smooth away from the diagonal; a failed check asks for a finer rule."""
-        digits = max(1.0, -np.log10(min(rtol, 0.1)))
-        # ranks grow with digits**(dim - 1) where the kernel is smooth, with a higher power where it is not
-        per_node = 8.0 * digits if dim == 1 else 4.0 * digits**2 if dim == 2 else 28.0 * digits**2
-        return cls(int(np.clip(per_node, 32, 4096)))
+        return cls((far_field or SampledFarField()).resolved(rtol, dim), 0.45 if dim < 3 else 0.33)
 
     def finer(self, excess: float, *, starved: bool) -> Rule:
         """The rule to try where the error was `excess` times what was asked."""
         more = 4 if starved or excess > 3.0 else 2
-        return Rule(more * self.per_node, self.share * float(np.clip(0.9 / excess, 0.2, 0.8)))
+        return Rule(self.far_field.finer(more), self.share * float(np.clip(0.9 / excess, 0.2, 0.8)))
 
 
 @dataclass(frozen=True)
@@ -86,16 +84,17 @@ class Side:
     def _bounds(self, level: int) -> IntArray:
         return np.append(self.tree.starts(level), self.tree.n)
 
-    def compress(self, level: int, samples: Samples, tails: NumpyArray, max_rank: int | None) -> None:
+    def compress(self, level: int, seen: SeenFarField, tails: NumpyArray, max_rank: int | None) -> None:
         """Choose the skeletons of one level, and how its other candidates are interpolated from them."""
         below = self.skeletons[level + 1]
         leaves = level == self.tree.depth
         rows = Skeletons(below.positions, below.pointers if leaves else below.pointers[::2])
         counts = np.diff(rows.pointers)
-        widths = np.diff(samples.pointers)
-        caps = np.minimum(counts, widths if max_rank is None else np.minimum(widths, max_rank))
         # a skeleton row stands for many rows of the node
         tails = tails * np.sqrt(np.maximum(counts, 1) / self.tree.sizes(level))
+        samples = seen.samples(level, rows, tails)
+        widths = np.diff(samples.pointers)
+        caps = np.minimum(counts, widths if max_rank is None else np.minimum(widths, max_rank))
         found = self._factored(rows, samples, tails, caps)
         heights = np.full(len(counts), self.tree.leaf_size) if leaves else counts
         self._interpolate(found, rows, caps, heights)
@@ -105,9 +104,8 @@ class Side:
         chosen = rows.pointers[node] + found.order[rows.pointers[node] + place]
         self.skeletons[level] = Skeletons(rows.positions[chosen], np.append(0, np.cumsum(ranks)))
         self.ranks.append(ranks)
-        # a node that needs almost all of its samples may need more than there are
-        enough = (ranks + 4 < 0.7 * widths) | (ranks >= counts) | (widths >= self.other.n)
-        self.starved |= bool(((ranks > 0) & ~enough & (caps == np.minimum(counts, widths))).any())
+        limited = (ranks >= counts) | (caps < np.minimum(counts, widths))
+        self.starved |= bool((seen.starved(ranks, widths) & ~limited).any())
 
     def _factored(self, rows: Skeletons, samples: Samples, tails: NumpyArray, caps: IntArray) -> _Factored:
         nodes, counts = len(caps), np.diff(rows.pointers)
@@ -121,6 +119,7 @@ class Side:
         if self.compiled is not None:
             c = self.compiled
             x, y = (c.y, c.x) if self.adjointly else (c.x, c.y)
+            y = y if samples.points is None else np.ascontiguousarray(samples.points.T)
             step = max(1, nodes // 64)
 
             def work(k: int) -> None:
@@ -144,11 +143,18 @@ class Side:
 
     def _blocks(self, rows: Skeletons, samples: Samples, first: int, last: int) -> NumpyArray:
         """The weighted samples of some nodes, (last - first, candidates, samples)."""
-        mine = _padded(self.tree.perm[rows.positions], rows.pointers, first, last)
-        far = _padded(self.other.perm[samples.positions], samples.pointers, first, last)
-        weights = _padded(samples.weights, samples.pointers, first, last, fill=0.0)
-        block = self.between(mine, far)
-        block *= weights[:, None, :]
+        nodes = np.arange(first, last)
+        return self.weighted(_padded(rows.positions, rows.pointers, nodes), samples, nodes)
+
+    def weighted(self, mine: IntArray, samples: Samples, nodes: IntArray) -> NumpyArray:
+        """A, or A^H, times the weights, between positions (nb, p) and the samples of `nodes`, (nb, p, s); -1 pads."""
+        rows = np.where(mine >= 0, self.tree.perm[mine], -1)
+        far = _padded(samples.positions, samples.pointers, nodes)
+        if samples.points is None:
+            block = self.between(rows, np.where(far >= 0, self.other.perm[far], -1))
+        else:
+            block = self.against(rows, far, samples.points)
+        block *= _padded(samples.weights, samples.pointers, nodes, fill=0.0)[:, None, :]
         return block
 
     def between(self, mine: IntArray, other: IntArray) -> NumpyArray:
@@ -157,6 +163,12 @@ class Side:
             return self.source.blocks(mine, other)
         block = self.source.blocks(other, mine, turned=True)
         return block.conj() if block.dtype.kind == "c" else block
+
+    def against(self, mine: IntArray, proxies: IntArray, points: NumpyArray) -> NumpyArray:
+        """Blocks of the kernel, or of its adjoint, between indices (nb, p) of this side and some of `points`."""
+        assert isinstance(self.source, KernelSource)
+        block = self.source.against(mine, proxies, points, adjointly=self.adjointly)
+        return block.conj() if self.adjointly and block.dtype.kind == "c" else block
 
     def _interpolate(self, found: _Factored, rows: Skeletons, caps: IntArray, heights: IntArray) -> None:
         counts, ranks = np.diff(rows.pointers), found.ranks
@@ -198,11 +210,13 @@ class _Factored:
     factor_pointers: IntArray
 
 
-def _padded(values: Any, pointers: IntArray, first: int, last: int, fill: Any = -1) -> NumpyArray:
-    counts = np.diff(pointers[first : last + 1])
-    out = np.full((last - first, int(counts.max(initial=0))), fill, dtype=values.dtype)
-    inside = np.arange(out.shape[1]) < counts[:, None]
-    out[inside] = values[pointers[first] : pointers[last]]
+def _padded(values: Any, pointers: IntArray, nodes: IntArray, fill: Any = -1) -> NumpyArray:
+    """The values of each node, (nodes, most)."""
+    counts = np.diff(pointers)[nodes]
+    place = np.arange(int(counts.max(initial=0)))
+    inside = place < counts[:, None]
+    out = np.full(inside.shape, fill, dtype=values.dtype)
+    out[inside] = values[(pointers[nodes][:, None] + place)[inside]]
     return out
 
 
@@ -215,11 +229,11 @@ def build(
     one_basis = symmetric or (compiled is not None and compiled.mirrored)
     sides = [Side(source, compiled, partition, adjointly=turn) for turn in ((False,) if one_basis else (False, True))]
     for side in sides:
-        samples = far_samples(side.other, list(side.partition.far), rule.per_node)
+        seen = rule.far_field.seen_from(side)
         shares = tail_shares(side.partition)
         for level in range(depth, 0, -1):
             tails = rule.share * allowed * np.sqrt(0.5 * shares[level])
-            side.compress(level, samples[level], tails, max_rank)
+            side.compress(level, seen, tails, max_rank)
             progress(1.0 / (depth * len(sides)))
     stored = partition.lower() if symmetric else partition
     return _assembled(source, compiled, stored, sides, symmetric), any(side.starved for side in sides)
@@ -314,7 +328,7 @@ def _fill_couplings(
         parallel_tasks(work, -(-count // step))
         source.evaluated += len(batch.data)
         return
-    left, right = (_padded(s.tree.perm[k.positions], k.pointers, 0, len(k.pointers) - 1)
+    left, right = (_padded(s.tree.perm[k.positions], k.pointers, np.arange(len(k.pointers) - 1))
                    for s, k in ((rows, mine), (cols, other)))  # fmt: skip
     size = left.shape[1] * right.shape[1] * source.dtype.itemsize
     step = max(1, CHUNK_BYTES // max(1, size))
