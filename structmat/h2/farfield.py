@@ -57,6 +57,9 @@ class FarField(Protocol):
     def resolved(self, rtol: float, dim: int) -> FarField:
         """The same with what was left open chosen by the tolerance and the dimension."""
 
+    def share(self, dim: int) -> float:
+        """Of the tolerance, for the truncation that the far field shows."""
+
     def finer(self, factor: int) -> FarField:
         """The same, richer by about this factor."""
 
@@ -114,6 +117,10 @@ class SampledFarField:
         # measured; ranks grow with digits**(dim - 1) where the kernel is smooth, with a higher power where it is not
         per_node = 8.0 * digits if dim == 1 else 0.25 * digits**3 if dim == 2 else min(2.0 * digits, 12.0) * digits**2
         return SampledFarField(int(np.clip(per_node, 32, 2048)))
+
+    def share(self, dim: int) -> float:
+        """Of the tolerance, for the truncation: what is left of samples underestimates what is left of other points."""
+        return 0.45 if dim < 3 else 0.33
 
     def finer(self, factor: int) -> SampledFarField:
         """The same with more samples."""

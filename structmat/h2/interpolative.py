@@ -39,17 +39,17 @@ class Rule:
     far_field : FarField
         By what a node knows its far field.
     share : float
-        Of the tolerance, for the truncation: an interpolation from skeletons amplifies it by a modest factor, and what
-        is left of samples underestimates what is left of other points.
+        Of the tolerance, for the truncation.
     """
 
     far_field: FarField
-    share: float = 0.5
+    share: float
 
     @classmethod
     def for_tolerance(cls, rtol: float, dim: int, far_field: FarField | None = None) -> Rule:
         """What suffices for kernels that are smooth away from the diagonal; a failed check asks for a finer rule."""
-        return cls((far_field or SampledFarField()).resolved(rtol, dim), 0.45 if dim < 3 else 0.33)
+        chosen = (far_field or SampledFarField()).resolved(rtol, dim)
+        return cls(chosen, chosen.share(dim))
 
     def finer(self, excess: float, *, starved: bool) -> Rule:
         """The rule to try where the error was `excess` times what was asked."""

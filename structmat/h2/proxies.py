@@ -20,7 +20,7 @@ import numpy as np
 import scipy.linalg as sla
 
 from .. import _check
-from .._backend import parallel_ranges
+from .._backend import one_blas_thread, parallel_ranges
 from .._typing import IntArray, NumpyArray
 from ..engine import cpu_skeleton
 from ..sources import KernelSource
@@ -83,6 +83,10 @@ class ProxySurface:
         return ProxySurface(self.points or (2 if dim == 1 else 4 * q if dim == 2 else 6 * q * q),
                             self.check.resolved(rtol, dim))  # fmt: skip
 
+    def share(self, dim: int) -> float:
+        """Of the tolerance, for the truncation: it is measured at points that it was not fitted to."""
+        return 0.7
+
     def finer(self, factor: int) -> ProxySurface:
         """The same with more points."""
         assert self.points is not None
@@ -119,7 +123,7 @@ class SelectedProxies:
 
     Parameters
     ----------
-    share : float
+    fraction : float
         Of the node's tolerance, for the error with which the chosen points stand for all others.
     check : SampledFarField, optional
         The points of the matrix that the proxies are weighted by, and compared with.
@@ -143,16 +147,20 @@ class SelectedProxies:
     True
     """
 
-    share: float = 0.3
+    fraction: float = 0.3
     check: SampledFarField = field(default_factory=SampledFarField)
 
     def resolved(self, rtol: float, dim: int) -> SelectedProxies:
         """The same with a number of points to check by."""
         return replace(self, check=self.check.resolved(rtol, dim))
 
+    def share(self, dim: int) -> float:
+        """Of the tolerance, for the truncation: it is measured at points that it was not fitted to."""
+        return 0.7
+
     def finer(self, factor: int) -> SelectedProxies:
         """The same with more points."""
-        return SelectedProxies(self.share / factor**2, self.check.finer(2))
+        return SelectedProxies(self.fraction / factor**2, self.check.finer(2))
 
     def seen_from(self, side: Side) -> SeenProxies:
         """The proxies of all nodes."""
@@ -160,7 +168,7 @@ class SelectedProxies:
         clear = clearances(side)
 
         def place(level: int, effort: int, rows: Skeletons, relative: NumpyArray) -> Samples:
-            return _selected(side, level, clear[level], rows, self.share * 0.1**effort * relative)
+            return _selected(side, level, clear[level], rows, self.fraction * 0.1**effort * relative)
 
         return SeenProxies(side, place, self.check)
 
@@ -263,13 +271,14 @@ class SeenProxies:
         """
         there = np.flatnonzero((np.diff(actual.pointers) > 0) & (np.diff(rows.pointers) > 0))
         nodes = there[np.unique(np.linspace(0, len(there) - 1, CHECKED).astype(np.int64))] if len(there) else there
-        tests = [_Test.of(self.side, rows, t, tails[t], proxies, actual) for t in nodes]
-        allowed = sum(t.allowed**2 for t in tests)
         low, high = -13, 14  # powers of sqrt(2): the least that suffices, by bisection
-        while high - low > 1:
-            middle = (low + high) // 2
-            enough = sum(t.error(2.0 ** (0.5 * middle)) ** 2 for t in tests) <= allowed
-            low, high = (low, middle) if enough else (middle, high)
+        with one_blas_thread():  # small matrices
+            tests = [_Test.of(self.side, rows, t, tails[t], proxies, actual) for t in nodes]
+            allowed = sum(t.allowed**2 for t in tests)
+            while high - low > 1:
+                middle = (low + high) // 2
+                enough = sum(t.error(2.0 ** (0.5 * middle)) ** 2 for t in tests) <= allowed
+                low, high = (low, middle) if enough else (middle, high)
         return None if high == 14 and tests else 2.0 ** (0.5 * high)
 
 
