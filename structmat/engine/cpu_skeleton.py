@@ -12,7 +12,7 @@ from .cpu import ONE, jit
 from .cpu_kernels import kernel_row
 
 # to how many sums each sample is added, and how many sums there are for each candidate
-SPREAD, SUMS = 8, 1.5
+SPREAD, SUMS = 4, 1.5
 
 
 @jit
