@@ -188,9 +188,7 @@ class MatrixAlgebra:
         tolerance = self.certificate.asked if rtol is None else _check.tolerance(rtol)
         before = self.certificate.upper_bound
         room = (tolerance - before) / (1.0 + before)  # the old error is relative to the exact matrix
-        if room <= 0.0 or narrower(self.dtype) is None:
-            return self
-        result, error = self._mixed(room)
+        result, error = (self, 0.0) if narrower(self.dtype) is None else self._mixed(max(room, 0.0))
         if result is not self:
             result.certificate = self.certificate.with_change(error, asked=tolerance, how="rounded in part")
         return result

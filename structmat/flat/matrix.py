@@ -170,7 +170,9 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StructuredMatrix):
         return frobenius(self.blocks)
 
     def _mixed(self, rtol: float) -> tuple[Any, float]:
-        _require_host(self.parts[0])
+        if rtol == 0.0:
+            return self, 0.0
+        _require_host(self._storage.parts[0])
         divided = divide(self.blocks, rtol)
         return (self._with_blocks(divided.parts) if len(divided.parts) > 1 else self), divided.error
 
