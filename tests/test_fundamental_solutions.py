@@ -198,3 +198,11 @@ def test_flags_of_sums_products_and_multiples():
 def test_bad_use_of_vector_kernels(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_waves_keep_their_digits_over_many_wavelengths(rng):
+    r = np.exp(rng.uniform(-20.0, 12.0, 4000))
+    r[:5] = np.pi * np.array([0.25, 0.5, 1.0, 1.5, 2.0])  # where sine, cosine and the tangent are zero or infinite
+    values = kf.Helmholtz(wavenumber=1.0, dim=3)(np.zeros(1), r)[0] * r
+    assert np.abs(values.real - np.cos(r)).max() < 1e-15
+    assert np.abs(values.imag - np.sin(r)).max() < 1e-15

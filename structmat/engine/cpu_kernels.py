@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import uint64
 
-from .cpu import jit
+from .cpu import inlined, jit
 from .cpu_callback import call_pointwise, call_radial
 
 (
@@ -113,7 +113,7 @@ def kernel_column(code, parameters, y, j, x, start, n, out, work):
     kernel_line(code, parameters, y, j, x, start, n, uint64(1), out, work)
 
 
-@jit
+@inlined
 def squared_distances(x, i, y, first, count, out):
     """Out[:count] = |x_i - y_first ..|^2, in one sweep where there are up to three coordinates; how many are zero."""
     d, zeros = x.shape[0], 0
@@ -144,7 +144,7 @@ def squared_distances(x, i, y, first, count, out):
     return zeros
 
 
-@jit
+@inlined
 def kernel_line(code, parameters, x, i, y, start, n, turned, out, work):
     """A row, or where `turned` a column, of the values between one point x_i and many points y."""
     first, count = uint64(start), uint64(n)

@@ -158,9 +158,16 @@ class Helmholtz(_Fundamental):
             j0(phase, out=values.real)
             y0(phase, out=values.imag)
             return values
-        np.divide(1.0, r, out=r)  # sine and cosine apart: the complex exponential and quotient take three times as long
-        np.multiply(np.cos(phase), r, out=values.real)
-        np.multiply(np.sin(phase, out=phase), r, out=values.imag)
+        # by the tangent t of half the phase, which NumPy has vectorised where it takes sines number by number:
+        # cos = (1 - t^2) / (1 + t^2) and sin = 2 t / (1 + t^2), with errors of some units in the last place of 1
+        phase *= 0.5
+        t = np.tan(phase, out=phase)
+        square = t * t
+        r *= 1.0 + square
+        np.divide(1.0, r, out=r)
+        np.multiply(np.subtract(1.0, square, out=square), r, out=values.real)
+        r *= 2.0
+        np.multiply(t, r, out=values.imag)
         return values
 
 

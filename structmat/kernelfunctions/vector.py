@@ -59,8 +59,8 @@ class _Kelvin(KernelFunction):
         rows, cols = np.asarray(a), np.asarray(b)
         first, second, coincident = self._radial(x, y)
         same = rows[..., :, None] == cols[..., None, :]
-        by_row = _single(x, rows) - np.take_along_axis(y.swapaxes(-1, -2), rows[..., :, None], -2)
-        by_col = np.take_along_axis(x, cols[..., None, :], -1) - _single(y, cols).swapaxes(-1, -2)
+        by_row = _single(x, rows) - _coordinates(y, rows)
+        by_col = (_coordinates(x, cols) - _single(y, cols)).swapaxes(-1, -2)
         second *= by_row
         second *= by_col
         second += np.where(same, first, 0.0)
@@ -170,6 +170,13 @@ class Elastostatics(_Kelvin):
 def _single(points: NumpyArray, components: IntArray) -> NumpyArray:
     """One coordinate of each point, (..., m, 1)."""
     return np.take_along_axis(points, components[..., None], -1)
+
+
+def _coordinates(points: NumpyArray, components: IntArray) -> NumpyArray:
+    """Coordinates components (..., q) of points (..., m, d), (..., q, m): whole rows are copied."""
+    by_rows = np.ascontiguousarray(points.swapaxes(-1, -2)).reshape(-1, points.shape[-1], points.shape[-2])
+    found = by_rows[np.arange(len(by_rows))[:, None], components.reshape(len(by_rows), -1)]
+    return found.reshape(*components.shape, points.shape[-2])
 
 
 def _with_coordinates(points: Any, dim: int, name: str) -> NumpyArray:
