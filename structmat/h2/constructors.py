@@ -29,6 +29,7 @@ from ..tree import ClusterTree, as_tree_pair
 from . import interpolative
 from .farfield import FarField
 from .partitions import for_nested_bases
+from .structure import warn_if_oscillatory
 
 # attempts with tighter tolerances of the nodes, or more samples, before the tolerance is declared out of reach
 ATTEMPTS = 4
@@ -140,6 +141,7 @@ class H2Constructors:
         if symmetric is None:
             one_set = column_points is None and trees[0] == trees[1] and chosen.is_symmetric
             symmetric = one_set and bool(getattr(kernel, "symmetric", False))
+        warn_if_oscillatory(kernel, chosen)
         return _from_source(
             cls, source, chosen, rtol, atol, max_rank, symmetric, rng, progress, far_field=far_field,
             on_the_fly=on_the_fly,

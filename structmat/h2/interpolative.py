@@ -25,6 +25,7 @@ from ..nested import NestedStorage
 from ..partition import BlockPartition
 from ..sources import EntrySource, KernelSource
 from .farfield import FarField, SampledFarField, Samples, SeenFarField
+from .structure import warn_if_not_compressed
 
 # bytes of samples held at a time by sources without a compiled form
 CHUNK_BYTES = 1 << 24
@@ -150,6 +151,8 @@ class Side:
         """A, or A^H, times the weights, between positions (nb, p) and the samples of `nodes`, (nb, p, s); -1 pads."""
         rows = np.where(mine >= 0, self.tree.perm[mine], -1)
         far = _padded(samples.positions, samples.pointers, nodes)
+        if not far.size:
+            return np.empty((*mine.shape, 0), dtype=self.source.dtype)
         if samples.points is None:
             block = self.between(rows, np.where(far >= 0, self.other.perm[far], -1))
         else:
@@ -226,7 +229,7 @@ def build(
 ) -> tuple[NestedStorage, bool]:  # fmt: skip
     """The matrix with an absolute error of about `allowed`; and whether some nodes had too few samples."""
     depth = partition.depth
-    one_basis = symmetric or (compiled is not None and compiled.mirrored)
+    one_basis = symmetric or (compiled is not None and compiled.mirrored) or is_transposed(source, partition)
     sides = [Side(source, compiled, partition, adjointly=turn) for turn in ((False,) if one_basis else (False, True))]
     for side in sides:
         seen = rule.far_field.seen_from(side)
@@ -236,6 +239,7 @@ def build(
             side.compress(level, seen, tails, max_rank)
             progress(1.0 / (depth * len(sides)))
     stored = partition.lower() if symmetric else partition
+    warn_if_not_compressed(stored, sides[0].ranks[::-1], sides[-1].ranks[::-1], source.dtype.itemsize)
     assemble = partial(_assembled, source, compiled, stored, sides, symmetric)
     storage = _evaluated(compiled, stored, sides, symmetric, assemble) if on_the_fly and compiled else assemble()
     return storage, any(side.starved for side in sides)
@@ -250,6 +254,16 @@ def _evaluated(
     kept = sides if symmetric or len(sides) == 2 else [sides[0], sides[0]]
     skeletons = [[s.skeletons[level].positions for level in range(1, stored.depth + 1)] for s in kept]
     return KernelStorage(compiled, stored, [s.basis() for s in kept], skeletons, half=symmetric, rebuild=rebuild)
+
+
+def is_transposed(source: EntrySource, partition: BlockPartition) -> bool:
+    """Whether the matrix is known to be equal to its transpose, on one set of points."""
+    return (
+        isinstance(source, KernelSource)
+        and source.row_points is source.col_points
+        and bool(getattr(source.kernel, "complex_symmetric", False))
+        and partition.is_symmetric
+    )
 
 
 def tail_shares(partition: BlockPartition) -> list[NumpyArray]:
@@ -272,7 +286,8 @@ def _assembled(
               for level, far in enumerate(stored.far) if level]  # fmt: skip
     p, q = stored.row_tree.leaf_size, stored.col_tree.leaf_size
     near_places = stored.near[stored.depth]
-    kept = bases if symmetric or len(bases) == 2 else [bases[0], bases[0]]
+    # one set of points and A = A^T: the columns' basis is the conjugate of the rows'
+    kept = bases if symmetric or len(bases) == 2 else [bases[0], bases[0].conj()]
     sizes = [a.size for b in kept for a in b.levels] + [len(near_places) * p * q]
     sizes += [int((h * w).sum()) for h, w in counts]
     buffer = np.empty(sum(sizes), dtype=source.dtype)
