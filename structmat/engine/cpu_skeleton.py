@@ -132,7 +132,8 @@ def skeletons(
     """Skeleton rows of the nodes first .. last - 1 of a level, from weighted samples of their far field.
 
     Of A, or `adjointly` of its transpose. rows: candidates, cols: samples, as positions of x and y. order: candidates
-    of each node, skeletons first; factor: triangular factors, (candidates, cap) flat for each node; ranks, and left: squared norms of what is left.
+    of each node, skeletons first; factor: triangular factors, (candidates, cap) flat for each node; ranks, and left:
+    squared norms of what is left.
     """
     tallest, widest = 1, 1
     for t in range(first, last):
