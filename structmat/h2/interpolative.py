@@ -151,8 +151,8 @@ class Side:
         """A, or A^H, times the weights, between positions (nb, p) and the samples of `nodes`, (nb, p, s); -1 pads."""
         rows = np.where(mine >= 0, self.tree.perm[mine], -1)
         far = _padded(samples.positions, samples.pointers, nodes)
-        if not far.size:
-            return np.empty((*mine.shape, 0), dtype=self.source.dtype)
+        if not (mine.size and far.size):
+            return np.zeros((*mine.shape, far.shape[1]), dtype=self.source.dtype)
         if samples.points is None:
             block = self.between(rows, np.where(far >= 0, self.other.perm[far], -1))
         else:

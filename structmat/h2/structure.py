@@ -17,7 +17,7 @@ from ..exceptions import StructureWarning
 from ..partition import BlockPartition
 
 # waves of the largest admissible clusters beyond which a kernel is called oscillatory
-WAVES = 500
+WAVES = 1000
 # of the bytes of a dense array, and of the entries of the coarsest admissible blocks
 NO_LESS, NOT_COMPRESSED = 0.8, 0.5
 
