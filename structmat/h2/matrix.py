@@ -15,11 +15,12 @@ from ..partition import BlockPartition
 from ..tree import ClusterTree
 from .blocks import H2Blocks
 from .constructors import H2Constructors
+from .operations import H2Operations
 
 __all__ = ["H2Matrix"]
 
 
-class H2Matrix(H2Constructors, NestedMatrix):
+class H2Matrix(H2Constructors, H2Operations, NestedMatrix):
     """A hierarchical matrix with nested bases: strong (or any) admissibility.
 
     Build one with a constructor: `from_kernel`, `from_entries`.
