@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -53,16 +54,16 @@ class Ragged:
     def padded(self, index: IntArray, p: int, q: int) -> NumpyArray:
         """Some of the matrices with zeros to the right and below, (len(index), p, q)."""
         out = np.zeros((len(index), p, q), dtype=self.data.dtype)
-        places = np.arange(len(index)) * (p * q)
-        copy(self.data, out, (self.starts[index], self.widths[index], places, q, self.heights[index], self.widths[index]))
+        places, heights, widths = np.arange(len(index)) * (p * q), self.heights[index], self.widths[index]
+        copy(self.data, out, (self.starts[index], widths, places, q, heights, widths))
         return out
 
     def put(self, index: IntArray, blocks: NumpyArray) -> None:
         """Fill some of the matrices from the upper left corners of blocks (len(index), p, q)."""
         blocks = np.ascontiguousarray(blocks)
         _, p, q = blocks.shape
-        places = np.arange(len(index)) * (p * q)
-        copy(blocks, self.data, (places, q, self.starts[index], self.widths[index], self.heights[index], self.widths[index]))
+        places, heights, widths = np.arange(len(index)) * (p * q), self.heights[index], self.widths[index]
+        copy(blocks, self.data, (places, q, self.starts[index], widths, heights, widths))
 
     def squares(self) -> NumpyArray:
         """The squared Frobenius norm of each matrix, (count,)."""
@@ -87,7 +88,7 @@ def groups(*sizes: IntArray) -> Iterator[tuple[IntArray, tuple[int, ...]]]:
     if not count:
         return
     largest = tuple(int(s.max()) for s in sizes)
-    numbers = max(1, *(a * b for a, b in zip(largest, largest[1:], strict=False)))
+    numbers = max(1, *(a * b for a, b in pairwise(largest)))
     if count * numbers <= TOGETHER:
         yield np.arange(count), largest
         return
@@ -95,7 +96,7 @@ def groups(*sizes: IntArray) -> Iterator[tuple[IntArray, tuple[int, ...]]]:
     order = np.argsort(which.ravel(), kind="stable")
     ends = np.searchsorted(which.ravel()[order], np.arange(len(shapes) + 1))
     for shape, begin, end in zip(shapes, ends, ends[1:], strict=False):
-        numbers = max(1, *(int(a * b) for a, b in zip(shape, shape[1:], strict=False)))
+        numbers = max(1, *(int(a * b) for a, b in pairwise(shape)))
         step = max(1, PIECE // numbers)
         for first in range(begin, end, step):
             yield order[first : min(end, first + step)], tuple(int(s) for s in shape)
@@ -156,4 +157,13 @@ def joined(children: Ragged) -> Ragged:
     at = out.starts[parent] + second * first[parent]
     sizes = children.heights, children.widths
     copy(children.data, out.data, (children.starts[:-1], children.widths, at, out.widths[parent], *sizes))
+    return out
+
+
+def transposed(a: Ragged) -> Ragged:
+    """The transposes, without conjugation."""
+    out = Ragged.zeros(a.widths, a.heights, a.data.dtype)
+    for members, (p, q) in groups(a.heights, a.widths):
+        if p * q:
+            out.put(members, a.padded(members, p, q).swapaxes(1, 2))
     return out

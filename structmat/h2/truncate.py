@@ -6,15 +6,15 @@ Math. Softw. 45 (2019). Bases are made orthonormal from the leaves up; weights t
 (column) go down the tree; singular value decompositions of the weighted bases go up again. Departures: what a level
 does not need of the allowed error the levels above it get, and within a level the error is spent where it saves most.
 
-The error is known, up to rounding. Let P_t be the orthogonal projection onto the new basis of t, extended to all of t.
-Truncation replaces each admissible block A_ts by P_t A_ts Q_s. For one side, A_ts - P_t A_ts is a sum over the levels
-from the leaves to t of what is cut there: the part on a level lies in the range of the new bases of the level below and
-at right angles to those of the level itself, so parts of different levels are orthogonal. The part that is cut at a node
-r below t (or t itself) is seen by the columns of r's own partners and those of all its ancestors, which are disjoint:
-all of them together are the block row of r, which is U_r Z_r W^H with orthonormal columns of W, and so the sum over all
-blocks of the squares of what r loses is the sum of the squares of the singular values cut off there. Over both sides,
+The error is known, up to rounding. Let P_t be the orthogonal projection onto the new basis of t, written out over its
+indices. Truncation replaces each admissible block A_ts by P_t A_ts Q_s. For one side, A_ts - P_t A_ts is a sum over the
+levels from the leaves to t of what is cut there: the part of a level lies in the range of the new bases of the level
+below, at right angles to those of the level itself, so that parts of different levels are orthogonal. What is cut at a
+node r is seen by the columns of its own partners and of those of its ancestors, which are disjoint: together they are
+the block row of r, U_r Z_r W^H with orthonormal columns of W, and so the sum over all blocks of the squares of what r
+loses is that of the squares of the singular values of the weighted basis that are cut off. Over both sides,
 A - P A Q = (A - P A) + P (A - A Q), orthogonal again, and the second part is at most ||A - A Q||. So the square of the
-error is at most the sum over all nodes of both sides of the squares of the values cut off. For Hermitian storage one
+error is at most the sum over the nodes of both trees of the squares of the values cut off. In Hermitian storage one
 basis is cut for both sides: the sum counts twice.
 
 Cost O(k^3) for each coupling and each node: O(n k^2) for leaves of about k indices.
@@ -74,7 +74,7 @@ def _orthonormal(basis: RaggedBasis) -> tuple[RaggedBasis, list[Ragged]]:
     levels: list[NumpyArray] = []
     factors: list[Ragged] = []
     for level in range(basis.depth, 0, -1):
-        current = level_of(basis, level) if not factors else _moved_up(basis, level, factors[-1])
+        current = level_of(basis, level) if not factors else moved_up(basis, level, factors[-1])
         q, r = qr_of_transposes(current)
         levels.append(q.data)
         factors.append(r)
@@ -82,7 +82,7 @@ def _orthonormal(basis: RaggedBasis) -> tuple[RaggedBasis, list[Ragged]]:
     return RaggedBasis(tuple(levels[::-1]), ranks, basis.leaf_size), factors[::-1]
 
 
-def _moved_up(basis: RaggedBasis, level: int, below: Ragged) -> Ragged:
+def moved_up(basis: RaggedBasis, level: int, below: Ragged) -> Ragged:
     """The transposes of the transfers of both children of a node, each with the map of the child before it."""
     return joined(multiply(transfers(basis, level + 1), below, transpose=True))
 
@@ -277,7 +277,7 @@ def _cut(
     for level in range(basis.depth, 0, -1):
         leaf, weight = level == basis.depth, factors[level - 1]
         # the leaf bases are orthonormal: their coefficients suffice
-        current = None if leaf else _moved_up(basis, level, maps[-1])
+        current = None if leaf else moved_up(basis, level, maps[-1])
         vectors, values = _left_singular(weight, current)
         share = costs[level - 1].sum() / sum(int(c.sum()) for c in costs[:level])
         ranks = chosen_ranks(values, costs[level - 1], rounding[level - 1], share * (allowed - square), max_rank)
