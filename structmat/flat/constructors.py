@@ -12,7 +12,6 @@ from .. import _check
 from .._inputs import (
     TreeLike,
     _kernel_trees,
-    _low_rank_factors,
     _point_sets,
     _require_above_noise,
     _require_hermitian,

@@ -16,11 +16,12 @@ from ..tree import ClusterTree
 from .blocks import H2Blocks
 from .constructors import H2Constructors
 from .operations import H2Operations
+from .special import H2SpecialConstructors
 
 __all__ = ["H2Matrix"]
 
 
-class H2Matrix(H2Constructors, H2Operations, NestedMatrix):
+class H2Matrix(H2Constructors, H2SpecialConstructors, H2Operations, NestedMatrix):
     """A hierarchical matrix with nested bases: strong (or any) admissibility.
 
     Build one with a constructor: `from_kernel`, `from_entries`.

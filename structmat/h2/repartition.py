@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .._typing import IntArray
+from .._typing import IntArray, NumpyArray
 from ..blocks import BlockBatch, RaggedBasis, RaggedBatch
 from ..partition import BlockPartition
 from .arithmetic import places
@@ -21,18 +21,21 @@ from .truncate import sandwiched
 
 def common_refinement(a: BlockPartition, b: BlockPartition) -> BlockPartition:
     """The coarsest partition in which each block lies in one of a and in one of b; dense where one of them is."""
-    depth, far, covered = a.depth, [], [np.zeros(0, dtype=np.int64)] * 2
-    for level in range(depth + 1):
-        mine = [_keys(p.far[level], level) for p in (a, b)]
-        # what blocks of this level and of those above cover, as keys of this level
-        if level:
-            covered = [_children(keys, level) for keys in covered]
-        covered = [np.union1d(keys, own) for keys, own in zip(covered, mine, strict=True)]
-        kept = np.union1d(mine[0][np.isin(mine[0], covered[1])], mine[1][np.isin(mine[1], covered[0])])
-        far.append(_places(kept, level))
-    near = [np.zeros((0, 2), dtype=np.int64)] * depth
-    near.append(_places(np.union1d(*(_keys(p.near[depth], depth) for p in (a, b))), depth))
+    far = []
+    for level in range(a.depth + 1):
+        kept = [p.far[level][_covered(p.far[level], q, level)] for p, q in ((a, b), (b, a))]
+        far.append(_places(np.union1d(*(_keys(k, level) for k in kept)), level))
+    near = [np.zeros((0, 2), dtype=np.int64)] * a.depth
+    near.append(_places(np.union1d(*(_keys(p.near[a.depth], a.depth) for p in (a, b))), a.depth))
     return BlockPartition(a.row_tree, a.col_tree, tuple(far), tuple(near))
+
+
+def _covered(blocks: IntArray, other: BlockPartition, level: int) -> NumpyArray:
+    """Which blocks of a level lie in admissible blocks of the other partition."""
+    inside = np.zeros(len(blocks), dtype=bool)
+    for above in range(level + 1):
+        inside |= np.isin(_keys(blocks >> (level - above), above), _keys(other.far[above], above))
+    return inside
 
 
 def _keys(blocks: IntArray, level: int) -> IntArray:
@@ -41,12 +44,6 @@ def _keys(blocks: IntArray, level: int) -> IntArray:
 
 def _places(keys: IntArray, level: int) -> IntArray:
     return np.stack([keys >> level, keys & ((1 << level) - 1)], axis=1)
-
-
-def _children(keys: IntArray, level: int) -> IntArray:
-    """The keys, on `level`, of the children of blocks of the level above."""
-    rows, cols = _places(keys, level - 1).T
-    return np.concatenate([(((2 * rows + i) << level) + 2 * cols + j) for i in (0, 1) for j in (0, 1)])
 
 
 def refined(blocks: H2Blocks, target: BlockPartition) -> H2Blocks:
