@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -47,6 +47,8 @@ class H2Matrix(H2Constructors, H2SpecialConstructors, H2Operations, NestedMatrix
     Xing, E. Chow, "H2Pack: high-performance H2 matrix package for kernel matrices using the proxy point method", ACM
     Trans. Math. Softw. 47 (2020).
     """
+
+    factorizes: ClassVar[bool] = False
 
     def __init__(
         self, blocks: H2Blocks, row_tree: ClusterTree, col_tree: ClusterTree, certificate: Certificate
