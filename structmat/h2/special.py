@@ -57,11 +57,6 @@ class H2SpecialConstructors(ExactConstructors):
         admissibility, partition : Admissibility, BlockPartition, optional
             Which blocks are compressed; default `StrongAdmissibility(eta=2.0)`.
 
-        Warns
-        -----
-        StructureWarning
-            When the result is larger than a dense array, as for randomly scattered nonzeros.
-
         Notes
         -----
         Rows and columns with nonzeros in low-rank blocks are unit vectors of the bases, then all is recompressed. Cost

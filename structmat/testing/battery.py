@@ -125,9 +125,7 @@ CHECKS: dict[str, Check] = {}
 Checker = Callable[[Case], None]
 
 
-def check(
-    *, square: bool = False, needs: tuple[str, ...] = (), factors: bool = False
-) -> Callable[[Checker], Checker]:
+def check(*, square: bool = False, needs: tuple[str, ...] = (), factors: bool = False) -> Callable[[Checker], Checker]:
     """Register a check under its name.
 
     It is left out where the matrix lacks one of the attributes `needs`; with `factors`, where its format has no

@@ -185,7 +185,9 @@ def random_h2(
     for block, i, j in zip(near.data, near.rows, near.cols, strict=True):
         _write(out, block, (tree, columns), used, tree.depth, int(i), int(j), symmetric)
     for level, batch in enumerate(couplings, start=1):
-        for block, i, j in zip(batch.padded(rows.width(level), cols.width(level)).data, batch.rows, batch.cols, strict=True):
+        for block, i, j in zip(
+            batch.padded(rows.width(level), cols.width(level)).data, batch.rows, batch.cols, strict=True
+        ):
             u, v = _written_out(rows, tree, level, int(i)), _written_out(cols, columns, level, int(j))
             _fill(out, u @ block @ v.conj().T, (tree, columns), level, int(i), int(j), symmetric)
     return H2Matrix(blocks, tree, columns, exact(0.0, float(np.finfo(kind).eps))), out.astype(kind)
