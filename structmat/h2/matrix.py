@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,11 +15,13 @@ from ..partition import BlockPartition
 from ..tree import ClusterTree
 from .blocks import H2Blocks
 from .constructors import H2Constructors
+from .operations import H2Operations
+from .special import H2SpecialConstructors
 
 __all__ = ["H2Matrix"]
 
 
-class H2Matrix(H2Constructors, NestedMatrix):
+class H2Matrix(H2Constructors, H2SpecialConstructors, H2Operations, NestedMatrix):
     """A hierarchical matrix with nested bases: strong (or any) admissibility.
 
     Build one with a constructor: `from_kernel`, `from_entries`.
@@ -45,6 +47,8 @@ class H2Matrix(H2Constructors, NestedMatrix):
     Xing, E. Chow, "H2Pack: high-performance H2 matrix package for kernel matrices using the proxy point method", ACM
     Trans. Math. Softw. 47 (2020).
     """
+
+    factorizes: ClassVar[bool] = False
 
     def __init__(
         self, blocks: H2Blocks, row_tree: ClusterTree, col_tree: ClusterTree, certificate: Certificate
