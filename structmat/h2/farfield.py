@@ -2,8 +2,8 @@
 
 The basis of a node serves its own admissible partners and those of all its ancestors. From each partner some points are
 taken, spread evenly over its stretch of the tree's order, which is spread evenly in space; from those of the ancestors
-ever fewer, as they are ever farther away; partners that touch are left to `touching`. Each sample stands for the points nearest to it, so that the weighted samples
-have the Frobenius norm of the whole far field.
+ever fewer, as they are ever farther away. Each sample stands for the points nearest to it, so that the weighted samples
+have the Frobenius norm of the whole far field. Partners that touch are left to `touching`.
 
 Reference: D. Cai, H. Huang, E. Chow, Y. Xi, "Data-driven construction of hierarchical matrices with nested bases", SIAM
 J. Sci. Comput. 46 (2024) S24-S50. Departure: samples come from the order of the tree, not from a farthest-point search.
