@@ -6,7 +6,8 @@ no bad block is missed; and where clusters touch, those closest to the other one
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -66,12 +67,10 @@ def _stratified(a: H2Matrix, source: EntrySource, rng: np.random.Generator) -> t
         values = np.empty((len(batch), drawn, drawn), dtype=a.dtype)
         starts, row_nodes, col_nodes = np.ascontiguousarray(part[:, 0]), np.asarray(batch.rows), np.asarray(batch.cols)
         p, q = np.ascontiguousarray(part[:, 4]), np.ascontiguousarray(part[:, 5])
-        parallel_ranges(
-            lambda b, e, args=(starts, row_nodes, col_nodes, p, q, left, right, values): cpu_skeleton.sampled_couplings(
-                packed.buffer, *args, b, e
-            ),
-            len(batch),
+        work = partial(
+            cpu_skeleton.sampled_couplings, packed.buffer, starts, row_nodes, col_nodes, p, q, left, right, values
         )
+        parallel_ranges(work, len(batch))
         exact = source.blocks(a.row_tree.perm[rows[row_nodes]], a.col_tree.perm[cols[col_nodes]])
         sizes = a.row_tree.sizes(level)[row_nodes] * a.col_tree.sizes(level)[col_nodes]
         mirrored = np.where(row_nodes != col_nodes, 2.0, 1.0) if storage.half else 1.0
@@ -83,7 +82,7 @@ def _stratified(a: H2Matrix, source: EntrySource, rng: np.random.Generator) -> t
 
 
 def _drawn(
-    tree: ClusterTree, packed: object, level: int, count: int, rng: np.random.Generator, *, columns: bool
+    tree: ClusterTree, packed: Any, level: int, count: int, rng: np.random.Generator, *, columns: bool
 ) -> tuple[IntArray, NumpyArray]:
     """Random positions in equal stretches of each node, (2**level, count), and the rows of its basis there."""
     nodes, depth = 1 << level, tree.depth
@@ -93,13 +92,10 @@ def _drawn(
     starts = tree.starts(depth)
     leaf = np.searchsorted(starts, position.ravel(), side="right") - 1
     local = position.ravel() - starts[leaf]
-    p: object = packed
-    table, orders, buffer = (p.col_table if columns else p.row_table), p.orders, p.buffer  # type: ignore[attr-defined]
+    table, orders, buffer = (packed.col_table if columns else packed.row_table), packed.orders, packed.buffer
     node = (1 << level) - 1 + np.repeat(np.arange(nodes), count)
     width = max(1, int(table[(1 << level) - 1 : (2 << level) - 1, 2].max(initial=0)))
     out = np.zeros((len(node), width), dtype=buffer.dtype)
-    parallel_ranges(
-        lambda b, e: cpu_entries.basis_rows(buffer, table, orders, node, (1 << depth) - 1 + leaf, local, out, b, e),
-        len(node),
-    )
+    leaves = (1 << depth) - 1 + leaf
+    parallel_ranges(partial(cpu_entries.basis_rows, buffer, table, orders, node, leaves, local, out), len(node))
     return position, out.reshape(nodes, count, width)

@@ -25,7 +25,7 @@ from ..flat import fused
 from ..flat.constructors import Progress, _silent, _stored, _trees_of
 from ..partition import Admissibility, BlockPartition, StrongAdmissibility
 from ..sources import EntrySource, KernelSource
-from ..tree import as_tree_pair
+from ..tree import ClusterTree, as_tree_pair
 from . import interpolative
 from .partitions import for_nested_bases
 
@@ -38,10 +38,11 @@ class H2Constructors:
 
     @classmethod
     def _partition(
-        cls, trees: Any, admissibility: Admissibility | None, partition: BlockPartition | None
-    ) -> BlockPartition:
+        cls, trees: tuple[ClusterTree, ClusterTree], admissibility: Admissibility | None,
+        partition: BlockPartition | None,
+    ) -> BlockPartition:  # fmt: skip
         if partition is None:
-            return for_nested_bases(BlockPartition.build(*trees, admissibility or StrongAdmissibility()))
+            return for_nested_bases(BlockPartition.build(trees[0], trees[1], admissibility or StrongAdmissibility()))
         if admissibility is not None:
             raise TypeError("give admissibility or partition, not both")
         partition.require_cover()

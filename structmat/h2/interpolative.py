@@ -11,6 +11,7 @@ Cost O(n k^2) and O(n k) entries besides the near field; the dense matrix is nev
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -143,12 +144,8 @@ class Side:
             last = min(nodes, first + step)
             blocks = self._blocks(rows, samples, first, last)
             shifted = [rows.pointers[first:], widths[first:], tails[first:], noise, caps[first:], found.ranks[first:]]
-            parallel_ranges(
-                lambda a, b, blocks=blocks, first=first, shifted=shifted: cpu_skeleton.skeletons_of_blocks(
-                    blocks, *shifted, found.left[first:], found.order, found.factor, factor_pointers[first:], a, b
-                ),
-                last - first,
-            )
+            rest = [found.left[first:], found.order, found.factor, factor_pointers[first:]]
+            parallel_ranges(partial(cpu_skeleton.skeletons_of_blocks, blocks, *shifted, *rest), last - first)
         return found
 
     def _blocks(self, rows: Skeletons, samples: Samples, first: int, last: int) -> NumpyArray:
@@ -180,7 +177,7 @@ class Side:
             len(ranks),
         )  # fmt: skip
         first = np.cumsum(heights) - heights
-        order = np.empty(int(heights.sum()), dtype=np.int32)
+        order: IntArray = np.empty(int(heights.sum()), dtype=np.int32)
         node = np.repeat(np.arange(len(heights)), heights)
         place = np.arange(len(node)) - first[node]
         inside = place < counts[node]

@@ -81,7 +81,7 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
     @property
     def generators(self) -> Generators:
         """Diagonal blocks, bases and couplings, as this view of the matrix sees them."""
-        s = self._storage
+        s: Any = self._storage
         stored = Generators(s.near.data, s.row_basis, s.col_basis, tuple(b.data for b in s.couplings), s.half)
         turned = stored.adjoint() if self._adjointly else stored
         return turned.conj() if self._conjugated and self.dtype.kind == "c" else turned
