@@ -260,7 +260,12 @@ class RaggedBasis:
 
     @classmethod
     def of(cls, basis: NestedBasis) -> RaggedBasis:
-        """The ragged form of a padded basis with true ranks."""
+        """The ragged form of a padded basis with true ranks; an interpolative one stays it, with its padded ranks."""
+        size = basis.height(basis.depth) if basis.depth else 0
+        if basis.orders is not None:  # the columns that pad it are parts of the identity
+            stored = tuple(np.swapaxes(a, 1, 2).ravel() for a in basis.levels)
+            widths = tuple(np.full(len(a), a.shape[2]) for a in basis.levels)
+            return cls(stored, widths, size, tuple(order.ravel() for order in basis.orders))
         ranks, levels = basis.ranks, []
         for level in range(1, basis.depth + 1):
             turned = np.swapaxes(basis[level], 1, 2)
@@ -272,7 +277,7 @@ class RaggedBasis:
                 inside = rows % below < np.where(rows < below, children[:, :1], children[:, 1:]) if below else rows < 0
             chosen = inside[:, None, :] & (np.arange(turned.shape[1])[:, None] < ranks[level - 1][:, None, None])
             levels.append(turned[np.broadcast_to(chosen, turned.shape)])
-        return cls(tuple(levels), ranks, basis.height(basis.depth) if basis.depth else 0)
+        return cls(tuple(levels), ranks, size)
 
 
 def _places(counts: IntArray) -> tuple[IntArray, IntArray]:

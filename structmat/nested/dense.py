@@ -101,9 +101,7 @@ def _flipped(blocks: NumpyArray) -> NumpyArray:
     return turned.conj() if blocks.dtype.kind == "c" else turned
 
 
-def _ranges(
-    blocks: NumpyArray, tails: Any, max_rank: int | None, ranges: Ranges
-) -> tuple[NumpyArray, IntArray, float]:
+def _ranges(blocks: NumpyArray, tails: Any, max_rank: int | None, ranges: Ranges) -> tuple[NumpyArray, IntArray, float]:
     """Bases of the block rows, their ranks, and the squared norm of what they leave out."""
     nodes, p = blocks.shape[:2]
     tails = np.broadcast_to(tails, (nodes,))
