@@ -6,7 +6,7 @@ no bad block is missed; and where clusters touch, those closest to the other one
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from .._backend import parallel_ranges
 from .._typing import IntArray, NumpyArray
 from ..certificate import Certificate
 from ..certify import CONFIDENCE
-from ..engine import cpu_entries, cpu_skeleton
+from ..engine import cpu_entries
 from ..flat.certify import in_corners
 from ..nested.entries import entry_values
 from ..sources import EntrySource
@@ -54,30 +54,25 @@ def by_entries(a: H2Matrix, source: EntrySource, *, asked: float, norm: float, r
 def _stratified(a: H2Matrix, source: EntrySource, rng: np.random.Generator) -> tuple[float, float]:
     """Estimate of the squared error of all couplings, and its standard deviation."""
     storage, packed = a._storage, a._storage.packed()
-    blocks = sum(len(b) for b in storage.couplings)
+    far, _near = storage.block_places()
+    blocks = sum(len(places) for places in far)
     drawn = max(DRAWN, int(np.sqrt(SAMPLED_ENTRIES / max(1, blocks))))
+    stored = cache(a.stored)  # single entries need it: where clusters touch
     total = variance = 0.0
-    first = np.cumsum([0, *(len(b) for b in storage.couplings)])
-    for level, batch in enumerate(storage.couplings, start=1):
-        if not len(batch):
+    for level, places in enumerate(far):
+        if not len(places):
             continue
         rows, left = _drawn(a.row_tree, packed, level, drawn, rng, columns=False)
         cols, right = _drawn(a.col_tree, packed, level, drawn, rng, columns=True)
-        part = packed.couplings.table[first[level - 1] : first[level]]
-        values = np.empty((len(batch), drawn, drawn), dtype=a.dtype)
-        starts, row_nodes, col_nodes = np.ascontiguousarray(part[:, 0]), np.asarray(batch.rows), np.asarray(batch.cols)
-        p, q = np.ascontiguousarray(part[:, 4]), np.ascontiguousarray(part[:, 5])
-        work = partial(
-            cpu_skeleton.sampled_couplings, packed.buffer, starts, row_nodes, col_nodes, p, q, left, right, values
-        )
-        parallel_ranges(work, len(batch))
+        values = storage.sampled_couplings(level, left, right)
+        row_nodes, col_nodes = places[:, 0], places[:, 1]
         exact = source.blocks(a.row_tree.perm[rows[row_nodes]], a.col_tree.perm[cols[col_nodes]])
         sizes = a.row_tree.sizes(level)[row_nodes] * a.col_tree.sizes(level)[col_nodes]
         mirrored = np.where(row_nodes != col_nodes, 2.0, 1.0) if storage.half else 1.0
         by_row = (np.abs(values - exact) ** 2).mean(axis=2) * (sizes * mirrored)[:, None]
         total += float(by_row.mean(axis=1).sum())
         variance += float((by_row.var(axis=1, ddof=1) / drawn).sum())
-        total += in_corners(a, source, level, np.stack([row_nodes, col_nodes], axis=1), blocks, rng, entry_values)
+        total += in_corners(a, source, level, places, blocks, rng, lambda _, i, j: entry_values(stored(), i, j))
     return total, float(np.sqrt(variance))
 
 
