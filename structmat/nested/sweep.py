@@ -73,10 +73,9 @@ class Sweep:
                 if self.single:
                     cpu_flat.flat_pass(packed.buffer, part.table, 1, first, last, self.adjointly, vector, result)
                 else:
-                    shapes = part.table[:, 4:6]
-                    tallest, largest = int(shapes.max(initial=1)), int(shapes.prod(axis=1).max(initial=1))
+                    tallest = int(part.table[:, 4:6].max(initial=1))
                     cpu_flat.flat_block_pass(
-                        packed.buffer, part.table, 1, tallest, largest, first, last, self.adjointly, vector, result
+                        packed.buffer, part.table, 1, tallest, 1, first, last, self.adjointly, vector, result
                     )  # fmt: skip
 
         self.ascend()
