@@ -121,9 +121,8 @@ def test_bad_input(rng):
         sm.H2Matrix.from_kernel(hermitian, points, column_points=points[:20], symmetric=True)
     with pytest.raises(ValueError, match="rtol must be"):
         sm.H2Matrix.from_kernel(drift, points, rtol=np.nan)
+    partition = sm.BlockPartition.build(sm.ClusterTree.from_points(points))
     with pytest.raises(TypeError, match="give admissibility or partition, not both"):
-        tree = sm.ClusterTree.from_points(points)
-        partition = sm.BlockPartition.build(tree)
         sm.H2Matrix.from_kernel(drift, points, partition=partition, admissibility=sm.WeakAdmissibility())
     with pytest.raises(sm.NonFiniteError, match="all entries must be finite"), np.errstate(divide="ignore"):
         sm.H2Matrix.from_kernel(lambda x, y: 1 / cdist(x, y), points)
