@@ -24,7 +24,7 @@ __all__ = ["H2Matrix"]
 class H2Matrix(H2Constructors, H2SpecialConstructors, H2Operations, NestedMatrix):
     """A hierarchical matrix with nested bases: strong (or any) admissibility.
 
-    Build one with a constructor: `from_kernel`, `from_entries`.
+    Build one with a constructor: `from_dense`, `from_kernel`, `from_entries`, `from_structured`.
 
     Parameters
     ----------
@@ -159,6 +159,8 @@ def _validate(blocks: H2Blocks, row_tree: ClusterTree, col_tree: ClusterTree) ->
     expected = row_tree.leaf_size, col_tree.leaf_size
     if tuple(blocks.near.data.shape[1:]) != expected:
         raise ShapeError(f"the dense blocks have shape {tuple(blocks.near.data.shape[1:])}, expected {expected}")
+    for basis in (blocks.row_basis, blocks.col_basis):
+        basis.require_sizes()
     for level, batch in enumerate(blocks.couplings, start=1):
         shapes = blocks.row_basis.ranks[level - 1][batch.rows], blocks.col_basis.ranks[level - 1][batch.cols]
         if not (np.array_equal(shapes[0], batch.heights) and np.array_equal(shapes[1], batch.widths)):
