@@ -1,0 +1,279 @@
+"""H2 from products only: block nullification of the near field, level by level from the leaves.
+
+References: J. Levitt, P.-G. Martinsson, "Linear-complexity black-box randomized compression of rank-structured
+matrices", SIAM J. Sci. Comput. 46 (2024) A1747-A1763 (arXiv 2205.02990), for weak admissibility; A. Yesypenko, P.-G.
+Martinsson, "Randomized strong recursive skeletonization" (arXiv 2311.01451), for the neighbours of strong
+admissibility. Departures: blocks that belong to a node's bases are left to its parent, so that nothing is solved for
+twice; ranks follow from the tolerance of the whole matrix; the null spaces are never formed; starvation is detected.
+
+With Y = A Omega, the neighbours of a node t are the nodes s whose blocks (t, s) are not admissible on any level so far.
+In Y_t - (Y_t Omega_N^+) Omega_N, N all neighbours of t, it sees its far field alone: the bases U_t. What is left of the
+blocks (t, s) after both bases, D - U U^H D V V^H, follows from Y_t Omega_N^+ and its counterpart with A^H. The parent
+then sees U^H (Y - D Omega) and V^H Omega, those of siblings stacked. The same samples serve all levels: their number
+does not grow with the matrix. Cost O(n s^2) for s samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.linalg
+
+from .._backend import one_blas_thread, parallel_tasks
+from .._typing import IntArray, NumpyArray
+from ..engine import cpu_rank
+from ..partition import BlockPartition, children
+from ..tree import ClusterTree
+
+Blocks = list[NumpyArray]
+# samples beyond the neighbours' columns, at least; and relative to the rank and to the columns: with few of them, what
+# the bases leave out is amplified by about sqrt(columns / samples beyond them)
+OVERSAMPLING = 10
+PER_RANK, PER_COLUMN = 1.5, 0.25
+# multiples of the noise that are taken for noise
+NOISE_MARGIN = 1.5
+
+
+class Starved(Exception):
+    """A level needs more samples than there are."""
+
+    def __init__(self, level: int, needed: int) -> None:
+        super().__init__(level, needed)
+        self.level, self.needed = level, needed
+
+
+@dataclass
+class Samples:
+    """Samples by node of one level: y = A omega, z = A^H psi; psi is omega and z is y when symmetric."""
+
+    omega: Blocks  # (q_t, s) for each node
+    y: Blocks  # (p_t, s)
+    psi: Blocks  # (p_t, s)
+    z: Blocks  # (q_t, s)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether one set of samples serves rows and columns."""
+        return self.psi is self.omega
+
+    @property
+    def count(self) -> int:
+        """Number of samples s."""
+        return int(self.omega[0].shape[1])
+
+    @classmethod
+    def of_leaves(cls, rows: ClusterTree, cols: ClusterTree, pairs: tuple[NumpyArray, ...]) -> Samples:
+        """From omega and y, or omega, y, psi and z, in the user's order."""
+        trees = (cols, rows, rows, cols)
+        parts = [np.split(a[t.perm], t.starts(t.depth)[1:]) for a, t in zip(pairs, trees, strict=False)]
+        return cls(parts[0], parts[1], parts[-2], parts[-1])
+
+    def joined(self, more: Samples) -> Samples:
+        """These samples and more of them."""
+
+        def both(a: Blocks, b: Blocks) -> Blocks:
+            return [np.concatenate(pair, axis=1) for pair in zip(a, b, strict=True)]
+
+        omega, y = both(self.omega, more.omega), both(self.y, more.y)
+        if self.symmetric:
+            return Samples(omega, y, omega, y)
+        return Samples(omega, y, both(self.psi, more.psi), both(self.z, more.z))
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The pairs of nodes of one level whose blocks are not admissible, on this level or above.
+
+    Attributes
+    ----------
+    level : int
+    pairs : (nb, 2) int array
+        Row node and column node, sorted by row, then by column.
+    row_served, col_served : (2**level,) bool arrays
+        Whether a node or one of its ancestors has admissible blocks: there is a far field for its basis.
+    """
+
+    level: int
+    pairs: IntArray
+    row_served: NumpyArray
+    col_served: NumpyArray
+
+    @cached_property
+    def of_rows(self) -> Blocks:
+        """For each row node its pairs, by number."""
+        return np.split(np.arange(len(self.pairs)), np.searchsorted(self.pairs[:, 0], np.arange(1, 1 << self.level)))
+
+    @cached_property
+    def of_cols(self) -> Blocks:
+        """For each column node its pairs, by number."""
+        order = np.lexsort((self.pairs[:, 0], self.pairs[:, 1]))
+        return np.split(order, np.searchsorted(self.pairs[order, 1], np.arange(1, 1 << self.level)))
+
+
+def neighbours(partition: BlockPartition) -> list[Neighbours]:
+    """Those of each level, 0 .. depth."""
+    found: list[Neighbours] = []
+    unknown = np.zeros((1, 2), dtype=np.int64)
+    for level, far in enumerate(partition.far):
+        key, taken = (unknown[:, 0] << level) + unknown[:, 1], (far[:, 0] << level) + far[:, 1]
+        near = unknown[~np.isin(key, taken)]
+        near = near[np.lexsort((near[:, 1], near[:, 0]))]
+        served = [np.bincount(far[:, side], minlength=1 << level) > 0 for side in (0, 1)]
+        if found:
+            served[0] |= np.repeat(found[-1].row_served, 2)
+            served[1] |= np.repeat(found[-1].col_served, 2)
+        found.append(Neighbours(level, near, *served))
+        unknown = children(near)
+    return found
+
+
+@dataclass
+class Level:
+    """What is found on one level: bases, and what is left of the blocks between neighbours after both of them."""
+
+    near: Neighbours
+    u: Blocks
+    v: Blocks
+    own: Blocks  # for each pair (t, s) the part of Y_t Omega_N^+ on s, (p, q)
+    mirrored: Blocks  # for each pair the part of Z_s Psi_N^+ on t, (q, p)
+
+    def outside(self, pair: int) -> NumpyArray:
+        """(I - V V^H) D^H of a pair, (q, p)."""
+        v, m = self.v[self.near.pairs[pair, 1]], self.mirrored[pair]
+        return m - v @ (v.conj().T @ m)
+
+    def block(self, pair: int) -> NumpyArray:
+        """D - U U^H D V V^H of a pair, (p, q)."""
+        u, own = self.u[self.near.pairs[pair, 0]], self.own[pair]
+        return own + u @ (u.conj().T @ (self.outside(pair).conj().T - own))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How much the bases of a level may leave out, and how large they may be."""
+
+    row_tails: NumpyArray  # (nodes,): Frobenius norm that may be left out of the far field of each row node
+    col_tails: NumpyArray
+    noise: float  # Frobenius norm of the noise in the product with a random vector
+    max_rank: int | None
+    strict: bool  # raise `Starved` where the samples leave less room than the ranks found need
+
+
+def process_level(samples: Samples, near: Neighbours, rule: Rule) -> Level:
+    """Bases and blocks of one level; the bases of nodes without a far field are empty."""
+    nodes = [near.pairs[k, 1] for k in near.of_rows]
+    u, own = _side(samples.y, samples.omega, nodes, near.row_served, rule.row_tails, rule, near.level)
+    v, other = u, own
+    if not samples.symmetric:
+        nodes = [near.pairs[k, 0] for k in near.of_cols]
+        v, other = _side(samples.z, samples.psi, nodes, near.col_served, rule.col_tails, rule, near.level)
+    mirrored = list(own)
+    for pair, block in zip(np.concatenate(near.of_cols), other, strict=True):
+        mirrored[pair] = block
+    return Level(near, u, v, own, mirrored)
+
+
+def _side(
+    y: Blocks, omega: Blocks, nodes: Blocks, served: NumpyArray, tails: NumpyArray, rule: Rule, level: int
+) -> tuple[Blocks, Blocks]:
+    """For each node the range of what its neighbours do not explain; for all pairs the blocks of Y Omega_N^+."""
+    s, heights = omega[0].shape[1], np.array([len(a) for a in omega])
+    columns = [int(heights[n].sum()) for n in nodes]
+    if rule.strict and max(columns) + OVERSAMPLING > s:
+        raise Starved(level, needed(max(columns), 0))
+    # of the noise each node has its share, more where few samples are left to tell it from the neighbours
+    noise = NOISE_MARGIN * rule.noise * np.sqrt(s / sum(len(a) for a in y))
+    bases, owns = [y[0]] * len(y), [[y[0]]] * len(y)
+
+    def work(t: int) -> None:
+        own, beyond = _nullified(y[t], [omega[n] for n in nodes[t]])
+        room = s - columns[t]
+        # Y Omega^+ spreads what the basis leaves out over the neighbours' columns: the samples' share is room / s
+        tail = max(tails[t] * room / np.sqrt(s), noise * np.sqrt(len(y[t])))
+        bases[t] = _range(beyond, tail, room, rule.max_rank if served[t] else 0)
+        owns[t] = np.split(own, np.cumsum(heights[nodes[t]])[:-1], axis=1)
+
+    with one_blas_thread():
+        parallel_tasks(work, len(y))
+    wanted = max(needed(c, b.shape[1]) for c, b in zip(columns, bases, strict=True))
+    if rule.strict and served.any() and wanted > s:
+        raise Starved(level, wanted)
+    return bases, [block for blocks in owns for block in blocks]
+
+
+def needed(columns: int, rank: int) -> int:
+    """Samples for a node whose neighbours have so many columns, and whose far field has this rank."""
+    return columns + max(rank + OVERSAMPLING, int(np.ceil(PER_RANK * rank)), int(PER_COLUMN * columns))
+
+
+def _nullified(y: NumpyArray, inputs: Blocks) -> tuple[NumpyArray, NumpyArray]:
+    """Y Omega^+ and Y - (Y Omega^+) Omega for the stacked inputs Omega, by normal equations with one correction.
+
+    Gaussian inputs with a quarter more samples than rows have a condition number of about 20.
+    """
+    omega = np.concatenate(inputs)
+    own, beyond = np.zeros((len(y), len(omega)), dtype=y.dtype), y
+    if not len(omega):
+        return own, beyond
+    turned = omega.conj().T
+    factor = scipy.linalg.cho_factor(omega @ turned, lower=True, overwrite_a=True, check_finite=False)
+    for _correction in range(2):
+        # own G = Y Omega^H with the Hermitian G: G own^H = Omega Y^H
+        part = scipy.linalg.cho_solve(factor, omega @ beyond.conj().T, check_finite=False).conj().T
+        own, beyond = own + part, beyond - part @ omega
+    return own, beyond
+
+def _range(samples: NumpyArray, tail: float, room: int, max_rank: int | None) -> NumpyArray:
+    """An orthonormal basis of the samples' range that leaves out `tail`; they have `room` independent columns."""
+    p = len(samples)
+    limit = min(p, max(room, 0)) if max_rank is None else min(p, room, max_rank)
+    if limit <= 0:
+        return np.zeros((p, 0), dtype=samples.dtype)
+    work = np.ascontiguousarray(samples)[None].copy()
+    lower = np.empty((1, p, limit), dtype=samples.dtype)
+    order, ranks, left = np.empty((1, p), dtype=np.int64), np.zeros(1, dtype=np.int64), np.empty(1)
+    noise = 8.0 * float(np.finfo(samples.dtype).eps)
+    cpu_rank.pivoted_rows(work, np.array([tail]), 1.0 / room, noise, limit, lower, order, ranks, left, 0, 1)
+    return np.linalg.qr(lower[0, :, : ranks[0]])[0]
+
+
+def rise(samples: Samples, level: Level) -> Samples:
+    """The samples as the parents see them: what the level has explained is taken off, the rest compressed."""
+    near = level.near
+
+    def of_row(t: int) -> NumpyArray:
+        u, pairs = level.u[t], near.of_rows[t]
+        # U^H D - U^H D V V^H, as own has no part of it that U does not project
+        known = np.concatenate([level.outside(k) @ u for k in pairs]).conj().T
+        return u.conj().T @ samples.y[t] - known @ np.concatenate([samples.omega[near.pairs[k, 1]] for k in pairs])
+
+    def of_col(s: int) -> NumpyArray:
+        v, pairs = level.v[s], near.of_cols[s]
+        known = np.concatenate([level.block(k) @ v for k in pairs]).conj().T
+        return v.conj().T @ samples.z[s] - known @ np.concatenate([samples.psi[near.pairs[k, 0]] for k in pairs])
+
+    omega = _stacked([v.conj().T @ a for v, a in zip(level.v, samples.omega, strict=True)])
+    y = _stacked(_in_parallel(of_row, len(level.u)))
+    if samples.symmetric:
+        return Samples(omega, y, omega, y)
+    psi = _stacked([u.conj().T @ a for u, a in zip(level.u, samples.psi, strict=True)])
+    return Samples(omega, y, psi, _stacked(_in_parallel(of_col, len(level.v))))
+
+
+def _in_parallel(function: Callable[[int], NumpyArray], count: int) -> Blocks:
+    results: dict[int, NumpyArray] = {}
+
+    def work(k: int) -> None:
+        results[k] = function(k)
+
+    with one_blas_thread():
+        parallel_tasks(work, count)
+    return [results[k] for k in range(count)]
+
+
+def _stacked(a: Blocks) -> Blocks:
+    """The blocks of siblings, one below the other."""
+    return [np.concatenate(pair) for pair in zip(a[::2], a[1::2], strict=True)]
