@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,30 @@ from ..blocks import BlockBatch, RaggedBasis, RaggedBatch
 from ..nested import NestedStorage
 from ..partition import BlockPartition
 from ..tree import ClusterTree
-from .nullified import Blocks, Level
+from .neighbours import Neighbours
+
+Blocks = list[NumpyArray]
+
+
+@dataclass
+class Level:
+    """What is found on one level: bases, and what is left of the blocks between neighbours after both of them."""
+
+    near: Neighbours
+    u: Blocks
+    v: Blocks
+    own: Blocks  # for each pair (t, s) the part of Y_t Omega_N^+ on s, (p, q)
+    mirrored: Blocks  # for each pair the part of Z_s Psi_N^+ on t, (q, p)
+
+    def outside(self, pair: int) -> NumpyArray:
+        """(I - V V^H) D^H of a pair, (q, p)."""
+        v, m = self.v[self.near.pairs[pair, 1]], self.mirrored[pair]
+        return m - v @ (v.conj().T @ m)
+
+    def block(self, pair: int) -> NumpyArray:
+        """D - U U^H D V V^H of a pair, (p, q)."""
+        u, own = self.u[self.near.pairs[pair, 0]], self.own[pair]
+        return own + u @ (u.conj().T @ (self.outside(pair).conj().T - own))
 
 
 def assembled(levels: list[Level], partition: BlockPartition, *, symmetric: bool) -> NestedStorage:
@@ -54,10 +78,8 @@ def _parts(whole: Blocks, above: Level, here: Level) -> dict[tuple[int, int], Nu
 
 def _hermitian(whole: Blocks, level: Level) -> Blocks:
     """Each block and its mirror image, averaged."""
-    mirror = list(whole)
     # the pairs by columns stand in the order of the mirrored pairs by rows
-    for pair, block in zip(np.concatenate(level.near.of_cols), whole, strict=True):
-        mirror[pair] = block
+    mirror = level.near.mirrored(whole)
     return [0.5 * (a + m.conj().T) for a, m in zip(whole, mirror, strict=True)]
 
 

@@ -17,32 +17,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import scipy.linalg
 
 from .._backend import one_blas_thread, parallel_tasks
-from .._typing import IntArray, NumpyArray
+from .._typing import NumpyArray
 from ..engine import cpu_rank
-from ..partition import BlockPartition, children
-from ..tree import ClusterTree
+from ..nested import NestedStorage
+from ..partition import BlockPartition
+from .from_blocks import Blocks, Level, assembled
+from .neighbours import neighbours
+from .supply import Starved
 
-Blocks = list[NumpyArray]
 # samples beyond the neighbours' columns, at least; and relative to the rank and to the columns: with few of them, what
 # the bases leave out is amplified by about sqrt(columns / samples beyond them)
 OVERSAMPLING = 10
 PER_RANK, PER_COLUMN = 1.5, 0.25
 # multiples of the noise that are taken for noise
 NOISE_MARGIN = 1.5
-
-
-class Starved(Exception):
-    """A level needs more samples than there are."""
-
-    def __init__(self, level: int, needed: int) -> None:
-        super().__init__(level, needed)
-        self.level, self.needed = level, needed
 
 
 @dataclass
@@ -64,13 +57,6 @@ class Samples:
         """Number of samples s."""
         return int(self.omega[0].shape[1])
 
-    @classmethod
-    def of_leaves(cls, rows: ClusterTree, cols: ClusterTree, pairs: tuple[NumpyArray, ...]) -> Samples:
-        """From omega and y, or omega, y, psi and z, in the user's order."""
-        trees = (cols, rows, rows, cols)
-        parts = [np.split(a[t.perm], t.starts(t.depth)[1:]) for a, t in zip(pairs, trees, strict=False)]
-        return cls(parts[0], parts[1], parts[-2], parts[-1])
-
     def joined(self, more: Samples) -> Samples:
         """These samples and more of them."""
 
@@ -83,125 +69,103 @@ class Samples:
         return Samples(omega, y, both(self.psi, more.psi), both(self.z, more.z))
 
 
-@dataclass(frozen=True)
-class Neighbours:
-    """The pairs of nodes of one level whose blocks are not admissible, on this level or above.
+class Nullification:
+    """The build: how much the bases of each node may leave out, and how large they may be."""
 
-    Attributes
-    ----------
-    level : int
-    pairs : (nb, 2) int array
-        Row node and column node, sorted by row, then by column.
-    row_served, col_served : (2**level,) bool arrays
-        Whether a node or one of its ancestors has admissible blocks: there is a far field for its basis.
-    """
+    def __init__(
+        self, partition: BlockPartition, tails: list[list[NumpyArray]], *, symmetric: bool, noise: float,
+        max_rank: int | None,
+    ) -> None:  # fmt: skip
+        self.partition, self.symmetric = partition, symmetric
+        self.tails, self.noise, self.max_rank = tails, noise, max_rank
+        self.near_lists = neighbours(partition)
 
-    level: int
-    pairs: IntArray
-    row_served: NumpyArray
-    col_served: NumpyArray
+    @property
+    def levels(self) -> range:
+        """The levels to be processed, in this order: up to the first one without a far field."""
+        depth = self.partition.depth
+        top = min((level for level, far in enumerate(self.partition.far) if len(far)), default=depth + 1)
+        return range(depth, top - 2, -1)
 
-    @cached_property
-    def of_rows(self) -> Blocks:
-        """For each row node its pairs, by number."""
-        return np.split(np.arange(len(self.pairs)), np.searchsorted(self.pairs[:, 0], np.arange(1, 1 << self.level)))
+    def first_count(self) -> int:
+        """How many samples to begin with: what the leaves need at least."""
+        near, trees = self.near_lists[-1], (self.partition.col_tree, self.partition.row_tree)
+        lists = [near.pairs[k, 1] for k in near.of_rows], [near.pairs[k, 0] for k in near.of_cols]
+        sizes = [t.sizes(t.depth) for t in trees]
+        return needed(max(int(size[n].sum()) for size, nodes in zip(sizes, lists, strict=True) for n in nodes), 0)
 
-    @cached_property
-    def of_cols(self) -> Blocks:
-        """For each column node its pairs, by number."""
-        order = np.lexsort((self.pairs[:, 0], self.pairs[:, 1]))
-        return np.split(order, np.searchsorted(self.pairs[order, 1], np.arange(1, 1 << self.level)))
+    def of_leaves(self, pairs: tuple[NumpyArray, ...]) -> Samples:
+        """From omega and y, or omega, y, psi and z, in the user's order."""
+        rows, cols = self.partition.row_tree, self.partition.col_tree
+        trees = (cols, rows, rows, cols)
+        parts = [np.split(a[t.perm], t.starts(t.depth)[1:]) for a, t in zip(pairs, trees, strict=False)]
+        if self.symmetric:
+            return Samples(parts[0], parts[1], parts[0], parts[1])
+        return Samples(*parts)
 
+    def process(self, samples: Samples, level: int) -> Level:
+        """Bases and blocks of one level; the bases of nodes without a far field are empty."""
+        near = self.near_lists[level]
+        nodes = [near.pairs[k, 1] for k in near.of_rows]
+        u, own = self._side(samples.y, samples.omega, nodes, near.row_served, self.tails[0][level], level)
+        v, other = u, own
+        if not self.symmetric:
+            nodes = [near.pairs[k, 0] for k in near.of_cols]
+            v, other = self._side(samples.z, samples.psi, nodes, near.col_served, self.tails[1][level], level)
+        return Level(near, u, v, own, near.mirrored(other))
 
-def neighbours(partition: BlockPartition) -> list[Neighbours]:
-    """Those of each level, 0 .. depth."""
-    found: list[Neighbours] = []
-    unknown = np.zeros((1, 2), dtype=np.int64)
-    for level, far in enumerate(partition.far):
-        key, taken = (unknown[:, 0] << level) + unknown[:, 1], (far[:, 0] << level) + far[:, 1]
-        near = unknown[~np.isin(key, taken)]
-        near = near[np.lexsort((near[:, 1], near[:, 0]))]
-        served = [np.bincount(far[:, side], minlength=1 << level) > 0 for side in (0, 1)]
-        if found:
-            served[0] |= np.repeat(found[-1].row_served, 2)
-            served[1] |= np.repeat(found[-1].col_served, 2)
-        found.append(Neighbours(level, near, *served))
-        unknown = children(near)
-    return found
+    def _side(
+        self, y: Blocks, omega: Blocks, nodes: Blocks, served: NumpyArray, tails: NumpyArray, level: int
+    ) -> tuple[Blocks, Blocks]:
+        """For each node the range of what its neighbours do not explain; for all pairs the blocks of Y Omega_N^+."""
+        s, heights = omega[0].shape[1], np.array([len(a) for a in omega])
+        columns = [int(heights[n].sum()) for n in nodes]
+        if max(columns) + OVERSAMPLING > s:
+            raise Starved(level, needed(max(columns), 0))
+        # of the noise each node has its share, more where few samples are left to tell it from the neighbours
+        noise = NOISE_MARGIN * self.noise * np.sqrt(s / max(1, sum(len(a) for a in y)))
+        bases, owns = [y[0]] * len(y), [[y[0]]] * len(y)
 
+        def work(t: int) -> None:
+            own, beyond = _nullified(y[t], [omega[n] for n in nodes[t]])
+            room = s - columns[t]
+            # Y Omega^+ spreads what the basis leaves out over the neighbours' columns: the samples' share is room / s
+            tail = max(tails[t] * room / np.sqrt(s), noise * np.sqrt(len(y[t])))
+            bases[t] = _range(beyond, tail, room, self.max_rank if served[t] else 0)
+            owns[t] = np.split(own, np.cumsum(heights[nodes[t]])[:-1], axis=1)
 
-@dataclass
-class Level:
-    """What is found on one level: bases, and what is left of the blocks between neighbours after both of them."""
+        with one_blas_thread():
+            parallel_tasks(work, len(y))
+        wanted = [needed(c, b.shape[1]) for c, b, far in zip(columns, bases, served, strict=True) if far]
+        if max(wanted, default=0) > s:
+            raise Starved(level, max(wanted))
+        return bases, [block for blocks in owns for block in blocks]
 
-    near: Neighbours
-    u: Blocks
-    v: Blocks
-    own: Blocks  # for each pair (t, s) the part of Y_t Omega_N^+ on s, (p, q)
-    mirrored: Blocks  # for each pair the part of Z_s Psi_N^+ on t, (q, p)
+    def rise(self, samples: Samples, level: Level) -> Samples:
+        """The samples as the parents see them: what the level has explained is taken off, the rest compressed."""
+        near = level.near
 
-    def outside(self, pair: int) -> NumpyArray:
-        """(I - V V^H) D^H of a pair, (q, p)."""
-        v, m = self.v[self.near.pairs[pair, 1]], self.mirrored[pair]
-        return m - v @ (v.conj().T @ m)
+        def of_row(t: int) -> NumpyArray:
+            u, pairs = level.u[t], near.of_rows[t]
+            # U^H D - U^H D V V^H, as own has no part of it that U does not project
+            known = np.concatenate([level.outside(k) @ u for k in pairs]).conj().T
+            return u.conj().T @ samples.y[t] - known @ np.concatenate([samples.omega[near.pairs[k, 1]] for k in pairs])
 
-    def block(self, pair: int) -> NumpyArray:
-        """D - U U^H D V V^H of a pair, (p, q)."""
-        u, own = self.u[self.near.pairs[pair, 0]], self.own[pair]
-        return own + u @ (u.conj().T @ (self.outside(pair).conj().T - own))
+        def of_col(s: int) -> NumpyArray:
+            v, pairs = level.v[s], near.of_cols[s]
+            known = np.concatenate([level.block(k) @ v for k in pairs]).conj().T
+            return v.conj().T @ samples.z[s] - known @ np.concatenate([samples.psi[near.pairs[k, 0]] for k in pairs])
 
+        omega = _stacked([v.conj().T @ a for v, a in zip(level.v, samples.omega, strict=True)])
+        y = _stacked(_in_parallel(of_row, len(level.u)))
+        if samples.symmetric:
+            return Samples(omega, y, omega, y)
+        psi = _stacked([u.conj().T @ a for u, a in zip(level.u, samples.psi, strict=True)])
+        return Samples(omega, y, psi, _stacked(_in_parallel(of_col, len(level.v))))
 
-@dataclass(frozen=True)
-class Rule:
-    """How much the bases of a level may leave out, and how large they may be."""
-
-    row_tails: NumpyArray  # (nodes,): Frobenius norm that may be left out of the far field of each row node
-    col_tails: NumpyArray
-    noise: float  # Frobenius norm of the noise in the product with a random vector
-    max_rank: int | None
-    strict: bool  # raise `Starved` where the samples leave less room than the ranks found need
-
-
-def process_level(samples: Samples, near: Neighbours, rule: Rule) -> Level:
-    """Bases and blocks of one level; the bases of nodes without a far field are empty."""
-    nodes = [near.pairs[k, 1] for k in near.of_rows]
-    u, own = _side(samples.y, samples.omega, nodes, near.row_served, rule.row_tails, rule, near.level)
-    v, other = u, own
-    if not samples.symmetric:
-        nodes = [near.pairs[k, 0] for k in near.of_cols]
-        v, other = _side(samples.z, samples.psi, nodes, near.col_served, rule.col_tails, rule, near.level)
-    mirrored = list(own)
-    for pair, block in zip(np.concatenate(near.of_cols), other, strict=True):
-        mirrored[pair] = block
-    return Level(near, u, v, own, mirrored)
-
-
-def _side(
-    y: Blocks, omega: Blocks, nodes: Blocks, served: NumpyArray, tails: NumpyArray, rule: Rule, level: int
-) -> tuple[Blocks, Blocks]:
-    """For each node the range of what its neighbours do not explain; for all pairs the blocks of Y Omega_N^+."""
-    s, heights = omega[0].shape[1], np.array([len(a) for a in omega])
-    columns = [int(heights[n].sum()) for n in nodes]
-    if rule.strict and max(columns) + OVERSAMPLING > s:
-        raise Starved(level, needed(max(columns), 0))
-    # of the noise each node has its share, more where few samples are left to tell it from the neighbours
-    noise = NOISE_MARGIN * rule.noise * np.sqrt(s / sum(len(a) for a in y))
-    bases, owns = [y[0]] * len(y), [[y[0]]] * len(y)
-
-    def work(t: int) -> None:
-        own, beyond = _nullified(y[t], [omega[n] for n in nodes[t]])
-        room = s - columns[t]
-        # Y Omega^+ spreads what the basis leaves out over the neighbours' columns: the samples' share is room / s
-        tail = max(tails[t] * room / np.sqrt(s), noise * np.sqrt(len(y[t])))
-        bases[t] = _range(beyond, tail, room, rule.max_rank if served[t] else 0)
-        owns[t] = np.split(own, np.cumsum(heights[nodes[t]])[:-1], axis=1)
-
-    with one_blas_thread():
-        parallel_tasks(work, len(y))
-    wanted = max(needed(c, b.shape[1]) for c, b in zip(columns, bases, strict=True))
-    if rule.strict and served.any() and wanted > s:
-        raise Starved(level, wanted)
-    return bases, [block for blocks in owns for block in blocks]
+    def assembled(self, levels: list[Level]) -> NestedStorage:
+        """The matrix, when all levels are processed."""
+        return assembled(levels, self.partition, symmetric=self.symmetric)
 
 
 def needed(columns: int, rank: int) -> int:
@@ -238,29 +202,6 @@ def _range(samples: NumpyArray, tail: float, room: int, max_rank: int | None) ->
     noise = 8.0 * float(np.finfo(samples.dtype).eps)
     cpu_rank.pivoted_rows(work, np.array([tail]), 1.0 / room, noise, limit, lower, order, ranks, left, 0, 1)
     return np.linalg.qr(lower[0, :, : ranks[0]])[0]
-
-
-def rise(samples: Samples, level: Level) -> Samples:
-    """The samples as the parents see them: what the level has explained is taken off, the rest compressed."""
-    near = level.near
-
-    def of_row(t: int) -> NumpyArray:
-        u, pairs = level.u[t], near.of_rows[t]
-        # U^H D - U^H D V V^H, as own has no part of it that U does not project
-        known = np.concatenate([level.outside(k) @ u for k in pairs]).conj().T
-        return u.conj().T @ samples.y[t] - known @ np.concatenate([samples.omega[near.pairs[k, 1]] for k in pairs])
-
-    def of_col(s: int) -> NumpyArray:
-        v, pairs = level.v[s], near.of_cols[s]
-        known = np.concatenate([level.block(k) @ v for k in pairs]).conj().T
-        return v.conj().T @ samples.z[s] - known @ np.concatenate([samples.psi[near.pairs[k, 0]] for k in pairs])
-
-    omega = _stacked([v.conj().T @ a for v, a in zip(level.v, samples.omega, strict=True)])
-    y = _stacked(_in_parallel(of_row, len(level.u)))
-    if samples.symmetric:
-        return Samples(omega, y, omega, y)
-    psi = _stacked([u.conj().T @ a for u, a in zip(level.u, samples.psi, strict=True)])
-    return Samples(omega, y, psi, _stacked(_in_parallel(of_col, len(level.v))))
 
 
 def _in_parallel(function: Callable[[int], NumpyArray], count: int) -> Blocks:
