@@ -39,7 +39,10 @@ class H2Constructors:
 
     @classmethod
     def _partition(
-        cls, trees: tuple[ClusterTree, ClusterTree], admissibility: Admissibility | None, partition: BlockPartition | None
+        cls,
+        trees: tuple[ClusterTree, ClusterTree],
+        admissibility: Admissibility | None,
+        partition: BlockPartition | None,
     ) -> BlockPartition:
         if partition is None:
             return for_nested_bases(BlockPartition.build(trees[0], trees[1], admissibility or StrongAdmissibility()))

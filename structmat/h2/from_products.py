@@ -18,7 +18,6 @@ from ..exceptions import TooFewSamplesError
 from ..nested import NestedStorage
 from ..partition import BlockPartition
 from ..sources import EntrySource, OperatorSource, gaussian_probes
-from .interpolative import tail_shares
 from .nullified import Nullification
 from .sketched import Sketch
 from .supply import Starved, Supply
@@ -29,6 +28,8 @@ ROUNDS = 3
 BY_COLUMNS = 8192
 # columns that are sent to the operator at a time
 BATCH_COLUMNS = 512
+# of the squared error, what a level may leave out relative to the level below it
+GROWTH = 1.5
 
 Progress = Callable[[float], None]
 
@@ -108,16 +109,16 @@ class _Products:
     def _method(self, allowed: float, noise: float) -> Any:
         partition = self.partition
         sides = [partition] if self.symmetric else [partition, partition.transposed()]
-        tails = [[allowed * np.sqrt(0.5 * share) for share in tail_shares(side)] for side in sides]
-        options = {"symmetric": self.symmetric, "noise": noise, "max_rank": self.max_rank}
+        tails = [[allowed * np.sqrt(0.5 * share) for share in _shares(side)] for side in sides]
+        shared: Any = {"symmetric": self.symmetric, "noise": noise, "max_rank": self.max_rank}
         if self.entries is None:
-            return Nullification(partition, tails, **options)
-        return Sketch(self.entries, partition, tails, **options)
+            return Nullification(partition, tails, **shared)
+        return Sketch(self.entries, partition, tails, **shared)
 
     def _one_pass(self, method: Any, progress: Progress) -> NestedStorage:
         """Where a level starves, samples are added and taken up through the levels that are done: these had enough."""
         found: list[Any] = []
-        current = None
+        current: Any = None
         for level in method.levels:
             while True:
                 try:
@@ -160,6 +161,19 @@ class _Products:
         self.entries = EntrySource(lambda i, j: dense[np.ix_(i, j)], dense.shape)
         self.supply = Supply(OperatorSource(dense), self.rng, symmetric=self.symmetric)
         self.by_columns = True
+
+
+def _shares(partition: BlockPartition) -> list[NumpyArray]:
+    """For each level the share of each node in the squared error of its side, (2**level,).
+
+    What a level leaves out is noise in the samples of all levels above it. Were their tolerances not larger, they would
+    fit their bases to that: ranks three times as large.
+    """
+    served = np.cumsum([len(far) for far in partition.far]) > 0
+    weights = served * GROWTH ** -np.arange(len(served), dtype=np.float64)
+    weights /= max(float(weights.sum()), 1e-300)
+    tree = partition.row_tree
+    return [weight * tree.sizes(level) / tree.n for level, weight in enumerate(weights)]
 
 
 class _ColumnsAreFewer(Exception):

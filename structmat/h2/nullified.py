@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-from .._backend import one_blas_thread, parallel_tasks
+from .._backend import adjoint, one_blas_thread, parallel_tasks
 from .._typing import NumpyArray
 from ..engine import cpu_rank
 from ..nested import NestedStorage
@@ -149,18 +149,18 @@ class Nullification:
             u, pairs = level.u[t], near.of_rows[t]
             # U^H D - U^H D V V^H, as own has no part of it that U does not project
             known = np.concatenate([level.outside(k) @ u for k in pairs]).conj().T
-            return u.conj().T @ samples.y[t] - known @ np.concatenate([samples.omega[near.pairs[k, 1]] for k in pairs])
+            return adjoint(u) @ samples.y[t] - known @ np.concatenate([samples.omega[near.pairs[k, 1]] for k in pairs])
 
         def of_col(s: int) -> NumpyArray:
             v, pairs = level.v[s], near.of_cols[s]
             known = np.concatenate([level.block(k) @ v for k in pairs]).conj().T
-            return v.conj().T @ samples.z[s] - known @ np.concatenate([samples.psi[near.pairs[k, 0]] for k in pairs])
+            return adjoint(v) @ samples.z[s] - known @ np.concatenate([samples.psi[near.pairs[k, 0]] for k in pairs])
 
-        omega = _stacked([v.conj().T @ a for v, a in zip(level.v, samples.omega, strict=True)])
+        omega = _stacked([adjoint(v) @ a for v, a in zip(level.v, samples.omega, strict=True)])
         y = _stacked(_in_parallel(of_row, len(level.u)))
         if samples.symmetric:
             return Samples(omega, y, omega, y)
-        psi = _stacked([u.conj().T @ a for u, a in zip(level.u, samples.psi, strict=True)])
+        psi = _stacked([adjoint(u) @ a for u, a in zip(level.u, samples.psi, strict=True)])
         return Samples(omega, y, psi, _stacked(_in_parallel(of_col, len(level.v))))
 
     def assembled(self, levels: list[Level]) -> NestedStorage:
@@ -182,13 +182,13 @@ def _nullified(y: NumpyArray, inputs: Blocks) -> tuple[NumpyArray, NumpyArray]:
     own, beyond = np.zeros((len(y), len(omega)), dtype=y.dtype), y
     if not len(omega):
         return own, beyond
-    turned = omega.conj().T
-    factor = scipy.linalg.cho_factor(omega @ turned, lower=True, overwrite_a=True, check_finite=False)
+    factor = scipy.linalg.cho_factor(omega @ adjoint(omega), lower=True, overwrite_a=True, check_finite=False)
     for _correction in range(2):
         # own G = Y Omega^H with the Hermitian G: G own^H = Omega Y^H
-        part = scipy.linalg.cho_solve(factor, omega @ beyond.conj().T, check_finite=False).conj().T
+        part = scipy.linalg.cho_solve(factor, omega @ adjoint(beyond), check_finite=False).conj().T
         own, beyond = own + part, beyond - part @ omega
     return own, beyond
+
 
 def _range(samples: NumpyArray, tail: float, room: int, max_rank: int | None) -> NumpyArray:
     """An orthonormal basis of the samples' range that leaves out `tail`; they have `room` independent columns."""

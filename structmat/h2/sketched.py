@@ -115,11 +115,9 @@ class Sketch:
         found = [self._skeletons(samples, level, k) for k in range(len(self.sides))]
         for side, (rows, factored, caps) in zip(self.sides, found, strict=True):
             side.keep(level, rows, factored, caps)
-        chosen, bases, ranks = [], [], []
-        for side, (rows, factored, _caps) in zip(self.sides, found, strict=True):
-            chosen.append(padded_lists(*_leading(factored, rows)))
-            bases.append(_expanded(side, samples.outputs[len(bases)].shape[1]))
-            ranks.append(factored.ranks)
+        chosen = [padded_lists(*_leading(factored, rows)) for rows, factored, _caps in found]
+        bases = [_expanded(side, y.shape[1]) for side, y in zip(self.sides, samples.outputs, strict=True)]
+        ranks = [factored.ranks for _rows, factored, _caps in found]
         return Level(chosen, bases, ranks, self._couplings(level, ranks))
 
     def _skeletons(self, samples: Samples, level: int, which: int) -> tuple[Skeletons, Factored, IntArray]:
