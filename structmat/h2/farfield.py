@@ -4,7 +4,7 @@ The basis of a node serves its own admissible partners and those of all its ance
 parts, and from each part points are taken in proportion to its size and to a power of how near it is: what is near
 varies most. They are spread evenly over the part's stretch of the tree's order, which is spread evenly in space. Of the
 samples of its parent a node takes every second one. Each sample stands for the points nearest to it, so that the
-weighted samples have the Frobenius norm of the whole far field, in the mean.
+weighted samples have the Frobenius norm of the whole far field, in the mean. Partners that touch are left to `touching`.
 
 Reference: D. Cai, H. Huang, E. Chow, Y. Xi, "Data-driven construction of hierarchical matrices with nested bases", SIAM
 J. Sci. Comput. 46 (2024) S24-S50. Departure: samples come from the order of the tree, not from a farthest-point search.
@@ -12,17 +12,12 @@ J. Sci. Comput. 46 (2024) S24-S50. Departure: samples come from the order of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
 
 import numpy as np
 
-from .. import _check
 from .._typing import IntArray, NumpyArray
 from ..tree import ClusterTree
-
-if TYPE_CHECKING:
-    from .interpolative import Side, Skeletons
 
 # a partner is looked at in 2**PARTS_LEVELS parts; at twice the distance a part has 2**-NEARNESS of the samples. With
 # these the error at other points is half of that with even samples (3-D, 1 / r, 1e-6; 2-D, log r, 1e-8)
@@ -51,105 +46,6 @@ class Samples:
     points: NumpyArray | None = None
 
 
-class FarField(Protocol):
-    """By what a node knows its far field: what `from_kernel(far_field=...)` takes."""
-
-    def resolved(self, rtol: float, dim: int) -> FarField:
-        """The same with what was left open chosen by the tolerance and the dimension."""
-
-    def share(self, dim: int) -> float:
-        """Of the tolerance, for the truncation that the far field shows."""
-
-    def finer(self, factor: int) -> FarField:
-        """The same, richer by about this factor."""
-
-    def seen_from(self, side: Side) -> SeenFarField:
-        """The far fields of the nodes of one side."""
-
-
-class SeenFarField(Protocol):
-    """The far fields of the nodes of one side of a matrix."""
-
-    def samples(self, level: int, rows: Skeletons, tails: NumpyArray) -> Samples:
-        """What the candidates `rows` of the nodes of a level are compressed against, to errors of at most `tails`."""
-
-    def starved(self, ranks: IntArray, widths: IntArray) -> NumpyArray:
-        """Nodes whose ranks say that they may need more samples than the `widths` that they had."""
-
-
-@dataclass(frozen=True)
-class SampledFarField:
-    """The far field of a node is known from some of its points: for any kernel, in any dimension, and for entries.
-
-    Parameters
-    ----------
-    per_node : int, optional
-        How many samples of its own partners a node takes, and as many of those of its ancestors. Default: what suffices
-        for kernels that are smooth away from the diagonal. Where the check of the matrix fails, it is raised.
-
-    References
-    ----------
-    D. Cai, H. Huang, E. Chow, Y. Xi, "Data-driven construction of hierarchical matrices with nested bases", SIAM J.
-    Sci. Comput. 46 (2024) S24-S50.
-
-    Examples
-    --------
-    >>> import numpy as np, structmat as sm
-    >>> from structmat.h2 import SampledFarField
-    >>> points = np.random.default_rng(0).random((2000, 2))
-    >>> gaussian = sm.kernelfunctions.Gaussian(length=0.3)
-    >>> A = sm.H2Matrix.from_kernel(gaussian, points, rtol=1e-4, far_field=SampledFarField(per_node=64))
-    >>> A.certificate.met
-    True
-    """
-
-    per_node: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.per_node is not None:
-            _check.positive_integer(self.per_node, "per_node")
-
-    def resolved(self, rtol: float, dim: int) -> SampledFarField:
-        """The same with a number of samples."""
-        if self.per_node is not None:
-            return self
-        digits = max(1.0, -np.log10(min(rtol, 0.1)))
-        # measured; ranks grow with digits**(dim - 1) where the kernel is smooth, with a higher power where it is not
-        per_node = 8.0 * digits if dim == 1 else 0.25 * digits**3 if dim == 2 else min(2.0 * digits, 12.0) * digits**2
-        return SampledFarField(int(np.clip(per_node, 32, 2048)))
-
-    def share(self, dim: int) -> float:
-        """Of the tolerance, for the truncation: what is left of samples underestimates what is left of other points."""
-        return 0.45 if dim < 3 else 0.33
-
-    def finer(self, factor: int) -> SampledFarField:
-        """The same with more samples."""
-        assert self.per_node is not None
-        return replace(self, per_node=factor * self.per_node)
-
-    def seen_from(self, side: Side) -> SeenSamples:
-        """The samples of all nodes."""
-        assert self.per_node is not None
-        return SeenSamples(far_samples(side.tree, side.other, list(side.partition.far), self.per_node), side)
-
-
-class SeenSamples:
-    """The samples of the nodes of one side."""
-
-    def __init__(self, levels: list[Samples], side: Side) -> None:
-        components = getattr(side.source, "components", 1)
-        self.levels = [_whole_points(s, side.other, components) for s in levels]
-        self.all = side.other.n
-
-    def samples(self, level: int, rows: Skeletons, tails: NumpyArray) -> Samples:
-        """Those of one level."""
-        return self.levels[level]
-
-    def starved(self, ranks: IntArray, widths: IntArray) -> NumpyArray:
-        """Nodes that need almost all of their samples, and may need more than there are."""
-        return (ranks > 0) & (ranks + 4 >= 0.7 * widths) & (widths < self.all)
-
-
 def far_samples(tree: ClusterTree, other: ClusterTree, far: list[IntArray], per_node: int) -> list[Samples]:
     """Samples for the nodes of all levels of `tree`, 0 .. depth.
 
@@ -159,7 +55,7 @@ def far_samples(tree: ClusterTree, other: ClusterTree, far: list[IntArray], per_
     result: list[Samples] = []
     for level, pairs in enumerate(far):
         own = _of_partners(tree, other, level, pairs, per_node)
-        result.append(_joined(own, _thinned(result[-1]), level) if level else own)
+        result.append(joined(own, _thinned(result[-1]), level) if level else own)
     return result
 
 
@@ -226,20 +122,11 @@ def _thinned(parents: Samples) -> Samples:
     return Samples(parents.positions[picked], np.concatenate(weights)[arranged], pointers)
 
 
-def _joined(first: Samples, second: Samples, level: int) -> Samples:
+def joined(first: Samples, second: Samples, level: int) -> Samples:
+    """The samples of both for each node of a level."""
     counts = [np.diff(s.pointers) for s in (first, second)]
     node = np.concatenate([np.repeat(np.arange(1 << level), c) for c in counts])
     order = np.argsort(node, kind="stable")
     positions = np.concatenate([first.positions, second.positions])[order]
     weights = np.concatenate([first.weights, second.weights])[order]
     return Samples(positions, weights, np.append(0, np.cumsum(counts[0] + counts[1])))
-
-
-def _whole_points(samples: Samples, other: ClusterTree, components: int) -> Samples:
-    """With each sampled index those of the other components of its point."""
-    if components == 1:
-        return samples
-    index = other.perm[samples.positions]
-    siblings = (index - index % components)[:, None] + np.arange(components)
-    weights = np.repeat(samples.weights / np.sqrt(components), components)
-    return Samples(other.inverse_perm[siblings.ravel()], weights, components * samples.pointers)

@@ -24,7 +24,8 @@ from ..flat.fused import CompiledSource
 from ..nested import NestedStorage
 from ..partition import BlockPartition
 from ..sources import EntrySource, KernelSource
-from .farfield import FarField, SampledFarField, Samples, SeenFarField
+from .farfield import Samples
+from .sampled import FarField, SampledFarField, SeenFarField
 from .structure import warn_if_not_compressed
 
 # bytes of samples held at a time by sources without a compiled form
@@ -85,11 +86,14 @@ class Side:
     def _bounds(self, level: int) -> IntArray:
         return np.append(self.tree.starts(level), self.tree.n)
 
+    def candidates(self, level: int) -> Skeletons:
+        """What the skeletons of a level are chosen from: the points of a leaf, or the skeletons of the children."""
+        below = self.skeletons[level + 1]
+        return Skeletons(below.positions, below.pointers if level == self.tree.depth else below.pointers[::2])
+
     def compress(self, level: int, seen: SeenFarField, tails: NumpyArray, max_rank: int | None) -> None:
         """Choose the skeletons of one level, and how its other candidates are interpolated from them."""
-        below = self.skeletons[level + 1]
-        leaves = level == self.tree.depth
-        rows = Skeletons(below.positions, below.pointers if leaves else below.pointers[::2])
+        rows = self.candidates(level)
         counts = np.diff(rows.pointers)
         # a skeleton row stands for many rows of the node
         tails = tails * np.sqrt(np.maximum(counts, 1) / self.tree.sizes(level))
@@ -97,21 +101,25 @@ class Side:
         widths = np.diff(samples.pointers)
         caps = np.minimum(counts, widths if max_rank is None else np.minimum(widths, max_rank))
         found = self._factored(rows, samples, tails, caps)
-        heights = np.full(len(counts), self.tree.leaf_size) if leaves else counts
-        self._interpolate(found, rows, caps, heights)
-        ranks = found.ranks
+        self.keep(level, rows, found, caps)
+        limited = (found.ranks >= counts) | (caps < np.minimum(counts, widths))
+        self.starved |= bool((seen.starved(found.ranks, widths) & ~limited).any())
+
+    def keep(self, level: int, rows: Skeletons, found: Factored, caps: IntArray) -> None:
+        """Add a level: its skeletons, and the interpolation of its other candidates."""
+        counts, ranks = np.diff(rows.pointers), found.ranks
+        leaves = level == self.tree.depth
+        self._interpolate(found, rows, caps, np.full(len(counts), self.tree.leaf_size) if leaves else counts)
         node = np.repeat(np.arange(len(ranks)), ranks)
         place = np.arange(len(node)) - np.repeat(np.cumsum(ranks) - ranks, ranks)
         chosen = rows.pointers[node] + found.order[rows.pointers[node] + place]
         self.skeletons[level] = Skeletons(rows.positions[chosen], np.append(0, np.cumsum(ranks)))
         self.ranks.append(ranks)
-        limited = (ranks >= counts) | (caps < np.minimum(counts, widths))
-        self.starved |= bool((seen.starved(ranks, widths) & ~limited).any())
 
-    def _factored(self, rows: Skeletons, samples: Samples, tails: NumpyArray, caps: IntArray) -> _Factored:
+    def _factored(self, rows: Skeletons, samples: Samples, tails: NumpyArray, caps: IntArray) -> Factored:
         nodes, counts = len(caps), np.diff(rows.pointers)
         factor_pointers = np.append(0, np.cumsum(counts * caps))
-        found = _Factored(
+        found = Factored(
             np.zeros(nodes, dtype=np.int64), np.zeros(nodes), np.empty(rows.pointers[-1], dtype=np.int64),
             np.empty(factor_pointers[-1], dtype=self.source.dtype), factor_pointers,
         )  # fmt: skip
@@ -145,19 +153,19 @@ class Side:
     def _blocks(self, rows: Skeletons, samples: Samples, first: int, last: int) -> NumpyArray:
         """The weighted samples of some nodes, (last - first, candidates, samples)."""
         nodes = np.arange(first, last)
-        return self.weighted(_padded(rows.positions, rows.pointers, nodes), samples, nodes)
+        return self.weighted(padded_lists(rows.positions, rows.pointers, nodes), samples, nodes)
 
     def weighted(self, mine: IntArray, samples: Samples, nodes: IntArray) -> NumpyArray:
         """A, or A^H, times the weights, between positions (nb, p) and the samples of `nodes`, (nb, p, s); -1 pads."""
         rows = np.where(mine >= 0, self.tree.perm[mine], -1)
-        far = _padded(samples.positions, samples.pointers, nodes)
+        far = padded_lists(samples.positions, samples.pointers, nodes)
         if not (mine.size and far.size):
             return np.zeros((*mine.shape, far.shape[1]), dtype=self.source.dtype)
         if samples.points is None:
             block = self.between(rows, np.where(far >= 0, self.other.perm[far], -1))
         else:
             block = self.against(rows, far, samples.points)
-        block *= _padded(samples.weights, samples.pointers, nodes, fill=0.0)[:, None, :]
+        block *= padded_lists(samples.weights, samples.pointers, nodes, fill=0.0)[:, None, :]
         return block
 
     def between(self, mine: IntArray, other: IntArray) -> NumpyArray:
@@ -173,7 +181,7 @@ class Side:
         block = self.source.against(mine, proxies, points, adjointly=self.adjointly)
         return block.conj() if self.adjointly and block.dtype.kind == "c" else block
 
-    def _interpolate(self, found: _Factored, rows: Skeletons, caps: IntArray, heights: IntArray) -> None:
+    def _interpolate(self, found: Factored, rows: Skeletons, caps: IntArray, heights: IntArray) -> None:
         counts, ranks = np.diff(rows.pointers), found.ranks
         sizes = ranks * (heights - ranks)
         pointers = np.append(0, np.cumsum(sizes))
@@ -203,7 +211,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class _Factored:
+class Factored:
     """Row-pivoted factors of the samples of all nodes of a level."""
 
     ranks: IntArray
@@ -213,13 +221,14 @@ class _Factored:
     factor_pointers: IntArray
 
 
-def _padded(values: Any, pointers: IntArray, nodes: IntArray, fill: Any = -1) -> NumpyArray:
-    """The values of each node, (nodes, most)."""
-    counts = np.diff(pointers)[nodes]
+def padded_lists(values: Any, pointers: IntArray, nodes: IntArray | None = None, fill: Any = -1) -> NumpyArray:
+    """The values of some nodes (default: all) as rows of one array, filled up at their ends."""
+    chosen = np.arange(len(pointers) - 1) if nodes is None else nodes
+    counts = np.diff(pointers)[chosen]
     place = np.arange(int(counts.max(initial=0)))
     inside = place < counts[:, None]
     out = np.full(inside.shape, fill, dtype=values.dtype)
-    out[inside] = values[(pointers[nodes][:, None] + place)[inside]]
+    out[inside] = values[(pointers[chosen][:, None] + place)[inside]]
     return out
 
 
@@ -356,7 +365,7 @@ def _fill_couplings(
         parallel_tasks(work, -(-count // step))
         source.evaluated += len(batch.data)
         return
-    left, right = (_padded(s.tree.perm[k.positions], k.pointers, np.arange(len(k.pointers) - 1))
+    left, right = (padded_lists(s.tree.perm[k.positions], k.pointers)
                    for s, k in ((rows, mine), (cols, other)))  # fmt: skip
     size = left.shape[1] * right.shape[1] * source.dtype.itemsize
     step = max(1, CHUNK_BYTES // max(1, size))

@@ -25,7 +25,8 @@ from .._typing import IntArray, NumpyArray
 from ..engine import cpu_skeleton
 from ..sources import KernelSource
 from ..tree import ClusterTree
-from .farfield import SampledFarField, Samples, box_distances
+from .farfield import Samples, box_distances
+from .sampled import SampledFarField
 
 if TYPE_CHECKING:
     from .interpolative import Side, Skeletons
