@@ -23,6 +23,8 @@ def scatter_sum(blocks: Array, targets: IntArray, count: int) -> Array:
     The blocks are taken in rounds, in each of which a place receives at most one of them.
     """
     xp = namespace(blocks)
+    if not len(targets):
+        return like(np.zeros((count, *blocks.shape[1:]), numpy_dtype(blocks)), blocks)
     order = np.argsort(targets, kind="stable")
     if len(targets) == count and np.array_equal(targets[order], np.arange(count)):
         return xp.take(blocks, like(order, blocks), axis=0)

@@ -12,6 +12,7 @@ from .._inputs import (
     TreeLike,
     _kernel_trees,
     _point_sets,
+    _require_above_noise,
     _require_hermitian,
     _require_hermitian_entries,
     _require_one_tree,
@@ -25,7 +26,7 @@ from ..flat import build as flat_build
 from ..flat import fused
 from ..flat.constructors import Progress, _silent, _stored, _trees_of
 from ..partition import Admissibility, BlockPartition, StrongAdmissibility
-from ..sources import EntrySource, KernelSource
+from ..sources import EntrySource, KernelSource, OperatorSource
 from ..tree import ClusterTree, as_tree_pair
 from . import dense, interpolative
 from .partitions import for_nested_bases
@@ -230,6 +231,85 @@ class H2Constructors:
             one_set = column_points is None and trees[0] == trees[1] and chosen.is_symmetric
             symmetric = one_set and bool(getattr(kernel, "symmetric", False))
         return _from_source(cls, source, chosen, rtol, atol, max_rank, symmetric, rng, progress, on_the_fly=on_the_fly)
+
+    @classmethod
+    def from_operator(
+        cls, op: Any, tree: TreeLike = None, *, rtol: float = 1e-8, max_rank: int | None = None,
+        symmetric: bool = False, noise: float = 0.0, leaf_size: int = 64, max_probes: int | None = None,
+        entries: Entries | None = None, admissibility: Admissibility | None = None,
+        partition: BlockPartition | None = None, rng: RandomLike = 0, progress: Progress = None,
+    ) -> Any:  # fmt: skip
+        """Compress a matrix known by its products, and perhaps by its entries, by sketching from the leaves up.
+
+        Parameters
+        ----------
+        op : object
+            With `shape` and `matmat`/`rmatmat` or `matvec`/`rmatvec` (a SciPy LinearOperator, a PyLops operator, ..).
+        tree : ClusterTree or pair of them, optional
+            Default: balanced, leaves of at most `leaf_size`.
+        rtol, max_rank
+            As in `from_entries`; the error is estimated from 10 independent probes, see `certificate`.
+        symmetric : bool
+            The operator is Hermitian (tested on the probes): only products with A are used, half as many.
+        noise : float
+            Relative error of the products, where known; a tolerance below 5 times it is refused.
+        max_probes : int, optional
+            Never use more products than this, with A and with its adjoint together, for building.
+        entries : callable, optional
+            `entries(i, j) -> (len(i), len(j))` array of the same matrix: an order of magnitude fewer products then do.
+        admissibility, partition, rng, progress
+            As in `from_entries`.
+
+        Raises
+        ------
+        TooFewSamplesError
+            When `max_probes` products do not suffice; the message says where, and how many more it takes.
+        ValueError
+            When `entries` and `op` are not of one matrix.
+
+        Notes
+        -----
+        The same samples serve all levels: their number does not grow with the size of the matrix. With entries it is a
+        half more than the largest rank. From products alone a node's dense neighbours have to be told from its far
+        field, which takes a quarter more than the columns of all of them: small leaves, about twice the ranks, need
+        the fewest. Where the matrix has fewer columns than that, and at most 8192, these are what the operator is
+        applied to. Work O(n s^2) for s samples, with entries O(n k s), besides the products.
+
+        References
+        ----------
+        W. H. Boukaram, Y. Liu, P. Ghysels, X. S. Li, arXiv 2506.16759 (with entries); J. Levitt, P.-G. Martinsson,
+        arXiv 2205.02990, and A. Yesypenko, P.-G. Martinsson, arXiv 2311.01451 (products only).
+
+        Examples
+        --------
+        >>> import numpy as np, scipy.sparse.linalg as spla, structmat as sm
+        >>> x = np.linspace(0, 1, 1000)
+        >>> G = 1 / (0.001 + np.abs(x[:, None] - x))
+        >>> op = spla.aslinearoperator(G)
+        >>> A = sm.H2Matrix.from_operator(op, leaf_size=32, rtol=1e-6, symmetric=True)
+        >>> A.certificate.met, A.certificate.products < 200
+        (True, True)
+        >>> B = sm.H2Matrix.from_operator(op, leaf_size=32, symmetric=True, entries=lambda i, j: G[np.ix_(i, j)])
+        >>> B.certificate.met, B.certificate.products < 60
+        (True, True)
+        """
+        from .from_products import from_operator
+
+        source = OperatorSource(op, symmetric=symmetric)
+        given = tree if partition is None else _trees_of(partition, tree)
+        trees = as_tree_pair(given, source.shape, leaf_size=leaf_size)
+        chosen = cls._partition(trees, admissibility, partition)
+        tolerance, cap = _tolerances(rtol, 0.0, max_rank)
+        _require_above_noise(tolerance, noise)
+        limit = None if max_probes is None else _check.positive_integer(max_probes, "max_probes")
+        if symmetric:
+            _stored(chosen, symmetric)  # refuses partitions that are not
+        known = None if entries is None else EntrySource(entries, source.shape, source.dtype)
+        result = from_operator(
+            cls, source, chosen, entries=known, rtol=tolerance, max_rank=cap, symmetric=symmetric, noise=noise,
+            max_probes=limit, rng=_check.generator(rng), progress=progress or _silent,
+        )  # fmt: skip
+        return finished(result, result.certificate, cap)
 
 
 def _from_source(

@@ -92,33 +92,41 @@ class Side:
     def _bounds(self, level: int) -> IntArray:
         return np.append(self.tree.starts(level), self.tree.n)
 
+    def candidates(self, level: int) -> Skeletons:
+        """What the skeletons of a level are chosen from: the points of a leaf, or the skeletons of the children."""
+        below = self.skeletons[level + 1]
+        return Skeletons(below.positions, below.pointers if level == self.tree.depth else below.pointers[::2])
+
     def compress(self, level: int, samples: Samples, tails: NumpyArray, max_rank: int | None) -> None:
         """Choose the skeletons of one level, and how its other candidates are interpolated from them."""
-        below = self.skeletons[level + 1]
-        leaves = level == self.tree.depth
-        rows = Skeletons(below.positions, below.pointers if leaves else below.pointers[::2])
+        rows = self.candidates(level)
         counts = np.diff(rows.pointers)
         widths = np.diff(samples.pointers)
         caps = np.minimum(counts, widths if max_rank is None else np.minimum(widths, max_rank))
         # a skeleton row stands for many rows of the node
         tails = tails * np.sqrt(np.maximum(counts, 1) / self.tree.sizes(level))
         found = self._factored(rows, samples, tails, caps)
-        heights = np.full(len(counts), self.tree.leaf_size) if leaves else counts
-        self._interpolate(found, rows, caps, heights)
+        self.keep(level, rows, found, caps)
+        # a node that needs almost all of its samples may need more than there are
         ranks = found.ranks
+        enough = (ranks + 4 < 0.7 * widths) | (ranks >= counts) | (widths >= self.other.n)
+        self.starved |= bool(((ranks > 0) & ~enough & (caps == np.minimum(counts, widths))).any())
+
+    def keep(self, level: int, rows: Skeletons, found: Factored, caps: IntArray) -> None:
+        """Add a level: its skeletons, and the interpolation of its other candidates."""
+        counts, ranks = np.diff(rows.pointers), found.ranks
+        leaves = level == self.tree.depth
+        self._interpolate(found, rows, caps, np.full(len(counts), self.tree.leaf_size) if leaves else counts)
         node = np.repeat(np.arange(len(ranks)), ranks)
         place = np.arange(len(node)) - np.repeat(np.cumsum(ranks) - ranks, ranks)
         chosen = rows.pointers[node] + found.order[rows.pointers[node] + place]
         self.skeletons[level] = Skeletons(rows.positions[chosen], np.append(0, np.cumsum(ranks)))
         self.ranks.append(ranks)
-        # a node that needs almost all of its samples may need more than there are
-        enough = (ranks + 4 < 0.7 * widths) | (ranks >= counts) | (widths >= self.other.n)
-        self.starved |= bool(((ranks > 0) & ~enough & (caps == np.minimum(counts, widths))).any())
 
-    def _factored(self, rows: Skeletons, samples: Samples, tails: NumpyArray, caps: IntArray) -> _Factored:
+    def _factored(self, rows: Skeletons, samples: Samples, tails: NumpyArray, caps: IntArray) -> Factored:
         nodes, counts = len(caps), np.diff(rows.pointers)
         factor_pointers = np.append(0, np.cumsum(counts * caps))
-        found = _Factored(
+        found = Factored(
             np.zeros(nodes, dtype=np.int64), np.zeros(nodes), np.empty(rows.pointers[-1], dtype=np.int64),
             np.empty(factor_pointers[-1], dtype=self.source.dtype), factor_pointers,
         )  # fmt: skip
@@ -150,9 +158,9 @@ class Side:
 
     def _blocks(self, rows: Skeletons, samples: Samples, first: int, last: int) -> NumpyArray:
         """The weighted samples of some nodes, (last - first, candidates, samples)."""
-        mine = _padded(self.tree.perm[rows.positions], rows.pointers, first, last)
-        far = _padded(self.other.perm[samples.positions], samples.pointers, first, last)
-        weights = _padded(samples.weights, samples.pointers, first, last, fill=0.0)
+        mine = padded_lists(self.tree.perm[rows.positions], rows.pointers, first, last)
+        far = padded_lists(self.other.perm[samples.positions], samples.pointers, first, last)
+        weights = padded_lists(samples.weights, samples.pointers, first, last, fill=0.0)
         block = self.between(mine, far)
         block *= weights[:, None, :]
         return block
@@ -164,7 +172,7 @@ class Side:
         block = self.source.blocks(other, mine, turned=True)
         return block.conj() if block.dtype.kind == "c" else block
 
-    def _interpolate(self, found: _Factored, rows: Skeletons, caps: IntArray, heights: IntArray) -> None:
+    def _interpolate(self, found: Factored, rows: Skeletons, caps: IntArray, heights: IntArray) -> None:
         counts, ranks = np.diff(rows.pointers), found.ranks
         sizes = ranks * (heights - ranks)
         pointers = np.append(0, np.cumsum(sizes))
@@ -194,7 +202,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class _Factored:
+class Factored:
     """Row-pivoted factors of the samples of all nodes of a level."""
 
     ranks: IntArray
@@ -204,11 +212,15 @@ class _Factored:
     factor_pointers: IntArray
 
 
-def _padded(values: Any, pointers: IntArray, first: int, last: int, fill: Any = -1) -> NumpyArray:
-    counts = np.diff(pointers[first : last + 1])
-    out = np.full((last - first, int(counts.max(initial=0))), fill, dtype=values.dtype)
+def padded_lists(
+    values: Any, pointers: IntArray, first: int = 0, last: int | None = None, fill: Any = -1
+) -> NumpyArray:
+    """The values of the nodes first .. last - 1 (default: all) as rows of one array, filled up at their ends."""
+    stop = len(pointers) - 1 if last is None else last
+    counts = np.diff(pointers[first : stop + 1])
+    out = np.full((stop - first, int(counts.max(initial=0))), fill, dtype=values.dtype)
     inside = np.arange(out.shape[1]) < counts[:, None]
-    out[inside] = values[pointers[first] : pointers[last]]
+    out[inside] = values[pointers[first] : pointers[stop]]
     return out
 
 
@@ -336,7 +348,7 @@ def _fill_couplings(
         parallel_tasks(work, -(-count // step))
         source.evaluated += len(batch.data)
         return
-    left, right = (_padded(s.tree.perm[k.positions], k.pointers, 0, len(k.pointers) - 1)
+    left, right = (padded_lists(s.tree.perm[k.positions], k.pointers, 0, len(k.pointers) - 1)
                    for s, k in ((rows, mine), (cols, other)))  # fmt: skip
     size = left.shape[1] * right.shape[1] * source.dtype.itemsize
     step = max(1, CHUNK_BYTES // max(1, size))
