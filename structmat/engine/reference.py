@@ -49,6 +49,8 @@ def apply_blocks(batch: BlockBatch, x: Array, count: int, *, half: bool, adjoint
     rows, cols = (batch.cols, batch.rows) if adjointly else (batch.rows, batch.cols)
     data = as_dtype_of(batch.data, x)
     data = adjoint(data) if adjointly else data
+    if 0 in data.shape:  # no blocks on a level, or bases of rank 0: some libraries take nothing from nothing
+        return like(np.zeros((count, data.shape[1], x.shape[2]), numpy_dtype(x)), x)
     parts, targets = [xp.matmul(data, xp.take(x, like(cols, x), axis=0))], [rows]
     mirrored = np.flatnonzero(rows != cols) if half else rows[:0]
     if len(mirrored):

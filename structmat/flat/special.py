@@ -148,16 +148,17 @@ class FlatSpecialConstructors:
         Parameters
         ----------
         other : StructuredMatrix
-            HODLR, H or HSS. A Hermitian matrix stays one where the partition is symmetric.
+            HODLR, H, HSS or H2. A Hermitian matrix stays one where the partition is symmetric.
         rtol : float, optional
             Allowed Frobenius error of the conversion, relative to the norm of `other`; default: the tolerance of
             `other`. Guaranteed.
         admissibility, partition : Admissibility, BlockPartition, optional
-            For H-matrices: which blocks are compressed; default `StrongAdmissibility(eta=2.0)`.
+            For H-matrices: which blocks are compressed; default `StrongAdmissibility(eta=2.0)`, or the blocks of an
+            H2-matrix.
 
         Notes
         -----
-        Blocks that lie inside those of `other` are cut out exactly; larger ones are put together from the leaves up.
+        Nested bases are written out exactly. Blocks that lie inside those of `other` are cut out exactly; larger ones are put together from the leaves up.
         Then all are recompressed. Cost O(n k^2 log n).
 
         Examples
