@@ -133,8 +133,8 @@ class Side:
 
             def work(k: int) -> None:
                 cpu_skeleton.skeletons(
-                    c.code, c.parameters, x, y, rows.positions, rows.pointers, samples.positions, samples.pointers,
-                    samples.weights, tails, noise, *results, k * step, min(nodes, (k + 1) * step),
+                    c.code, c.parameters, x, y, self.adjointly, rows.positions, rows.pointers, samples.positions,
+                    samples.pointers, samples.weights, tails, noise, *results, k * step, min(nodes, (k + 1) * step),
                 )  # fmt: skip
 
             parallel_tasks(work, -(-nodes // step))
@@ -220,7 +220,7 @@ def padded_lists(
 
 def build(
     source: EntrySource, compiled: CompiledSource | None, partition: BlockPartition, *, allowed: float,
-    max_rank: int | None, symmetric: bool, rule: Rule, progress: Any,
+    max_rank: int | None, symmetric: bool, rule: Rule, on_the_fly: bool, progress: Any,
 ) -> tuple[NestedStorage, bool]:  # fmt: skip
     """The matrix with an absolute error of about `allowed`; and whether some nodes had too few samples."""
     depth = partition.depth
@@ -234,7 +234,20 @@ def build(
             side.compress(level, samples[level], tails, max_rank)
             progress(1.0 / (depth * len(sides)))
     stored = partition.lower() if symmetric else partition
-    return _assembled(source, compiled, stored, sides, symmetric), any(side.starved for side in sides)
+    assemble = partial(_assembled, source, compiled, stored, sides, symmetric)
+    storage = _evaluated(compiled, stored, sides, symmetric, assemble) if on_the_fly and compiled else assemble()
+    return storage, any(side.starved for side in sides)
+
+
+def _evaluated(
+    compiled: CompiledSource, stored: BlockPartition, sides: list[Side], symmetric: bool, rebuild: Any
+) -> NestedStorage:
+    """Bases and skeletons: all that a product needs which evaluates the kernel."""
+    from .on_the_fly import KernelStorage
+
+    kept = sides if symmetric or len(sides) == 2 else [sides[0], sides[0]]
+    skeletons = [[s.skeletons[level].positions for level in range(1, stored.depth + 1)] for s in kept]
+    return KernelStorage(compiled, stored, [s.basis() for s in kept], skeletons, half=symmetric, rebuild=rebuild)
 
 
 def tail_shares(partition: BlockPartition) -> list[NumpyArray]:
