@@ -13,6 +13,7 @@ from .._inputs import (
     _kernel_trees,
     _point_sets,
     _require_above_noise,
+    _require_hermitian,
     _require_hermitian_entries,
     _require_one_tree,
     _shape_of,
@@ -27,7 +28,7 @@ from ..flat.constructors import Progress, _silent, _stored, _trees_of
 from ..partition import Admissibility, BlockPartition, StrongAdmissibility
 from ..sources import EntrySource, KernelSource, OperatorSource
 from ..tree import ClusterTree, as_tree_pair
-from . import interpolative
+from . import dense, interpolative
 from .partitions import for_nested_bases
 
 # attempts with tighter tolerances of the nodes, or more samples, before the tolerance is declared out of reach
@@ -48,6 +49,97 @@ class H2Constructors:
             raise TypeError("give admissibility or partition, not both")
         partition.require_cover()
         return for_nested_bases(partition)
+
+    @classmethod
+    def from_dense(
+        cls, a: Any, tree: TreeLike = None, *, rtol: float = 1e-8, atol: float = 0.0, max_rank: int | None = None,
+        symmetric: bool = False, admissibility: Admissibility | None = None, partition: BlockPartition | None = None,
+    ) -> Any:  # fmt: skip
+        """Compress a dense array.
+
+        Parameters
+        ----------
+        a : (m, n) array_like
+            Finite; float32, float64, complex64 or complex128 (integers become float64).
+        tree : ClusterTree or pair of them, optional
+            Default: balanced, leaves of at most 64 indices.
+        rtol, atol : float
+            Allowed Frobenius error, relative to the norm of `a` or absolute; the larger one counts. Guaranteed.
+        max_rank : int, optional
+            No rank exceeds this; an `AccuracyWarning` says so where the tolerance then is not met.
+        symmetric : bool
+            `a` is Hermitian (checked): one basis and half of the blocks are stored.
+        admissibility, partition : Admissibility, BlockPartition, optional
+            Which blocks are compressed; default `StrongAdmissibility(eta=2.0)`.
+
+        Notes
+        -----
+        Truncated singular value decompositions of what each basis has to serve. Cost O(n^2 k) time and O(n^2) memory.
+
+        Examples
+        --------
+        >>> import numpy as np, structmat as sm
+        >>> x = np.linspace(0, 1, 600)
+        >>> A = sm.H2Matrix.from_dense(1 / (1 + abs(x[:, None] - x)), rtol=1e-8, symmetric=True)
+        >>> A.certificate.met, A.max_rank < 10
+        (True, True)
+        """
+        array = _check.matrix(a, "a")
+        trees = as_tree_pair(tree if partition is None else _trees_of(partition, tree), array.shape)
+        tolerance, cap = _tolerances(rtol, atol, max_rank)
+        if symmetric:
+            _require_hermitian(array, *trees)
+        chosen = cls._partition(trees, admissibility, partition)
+        size = float(np.linalg.norm(array))
+        rounding = 32 * float(np.finfo(array.dtype).eps)  # of the decompositions: what is cut leaves room for it
+        asked = max(tolerance, atol / size if size > 0 else 0.0, 2 * rounding)
+        blocks, error = dense.compress(
+            array, chosen, _stored(chosen, symmetric), allowed=(asked - rounding) * size, max_rank=cap,
+            symmetric=symmetric,
+        )  # fmt: skip
+        bound = error / size + rounding if size > 0 else rounding
+        certificate = Certificate(asked, bound, bound, 1.0, "guaranteed by truncation", entries=array.size)
+        make: Any = cls
+        return finished(make(blocks, *trees, certificate), certificate, cap)
+
+    @classmethod
+    def from_structured(
+        cls, other: Any, *, rtol: float | None = None, admissibility: Admissibility | None = None,
+        partition: BlockPartition | None = None,
+    ) -> Any:  # fmt: skip
+        """Convert a matrix of any format, on its trees.
+
+        Parameters
+        ----------
+        other : StructuredMatrix
+            HSS, HODLR, H or H2. A Hermitian matrix stays one where the partition is symmetric.
+        rtol : float, optional
+            Allowed Frobenius error of the conversion, relative to the norm of `other`; default: the tolerance of
+            `other`. Guaranteed. HSS over its own blocks is taken over as it is, unless `rtol` is given.
+        admissibility, partition : Admissibility, BlockPartition, optional
+            Which blocks are compressed; default: those of `other`.
+
+        Notes
+        -----
+        Nested bases from the leaves up, of block rows that are kept by their factors: O(n k^2 log n) with the ranks k
+        of all blocks of a row together. Blocks of another partition are cut or put together first.
+
+        References
+        ----------
+        W. Hackbusch, S. Boerm, "Data-sparse approximation by adaptive H2-matrices", Computing 69 (2002) 1-35.
+
+        Examples
+        --------
+        >>> import numpy as np, structmat as sm
+        >>> points = np.random.default_rng(0).random((800, 2))
+        >>> H = sm.HMatrix.from_kernel(sm.kernelfunctions.Laplace(dim=2), points, rtol=1e-6, symmetric=True)
+        >>> A = sm.H2Matrix.from_structured(H)
+        >>> bool(np.allclose(A @ points, H @ points, rtol=1e-5)), A.certificate.met, A.nbytes < H.nbytes
+        (True, True, True)
+        """
+        from ..convert import to_h2
+
+        return to_h2(cls, other, rtol=rtol, admissibility=admissibility, partition=partition)
 
     @classmethod
     def from_entries(

@@ -21,10 +21,12 @@ from .._typing import IntArray, NumpyArray
 from ..blocks import BlockBatch, RaggedBasis, RaggedBatch
 from ..engine import cpu_kernels, cpu_skeleton
 from ..flat.fused import CompiledSource
+from ..hss.sampling import SamplingRule
 from ..nested import NestedStorage
 from ..partition import BlockPartition
 from ..sources import EntrySource
 from .farfield import Samples, far_samples
+from .touching import divided, with_touching
 
 # bytes of samples held at a time by sources without a compiled form
 CHUNK_BYTES = 1 << 24
@@ -38,11 +40,14 @@ class Rule:
     ----------
     per_node : int
         How many samples of its own partners a node takes, about.
+    touching : SamplingRule
+        How densely partners that touch are sampled.
     share : float
         Of the tolerance, for the truncation: an interpolation from skeletons amplifies it by a modest factor.
     """
 
     per_node: int
+    touching: SamplingRule
     share: float = 0.5
 
     @classmethod
@@ -51,12 +56,13 @@ class Rule:
         digits = max(1.0, -np.log10(min(rtol, 0.1)))
         # ranks grow with digits**(dim - 1) where the kernel is smooth, with a higher power where it is not
         per_node = 8.0 * digits if dim == 1 else 4.0 * digits**2 if dim == 2 else 28.0 * digits**2
-        return cls(int(np.clip(per_node, 32, 4096)))
+        return cls(int(np.clip(per_node, 32, 4096)), SamplingRule.for_tolerance(rtol))
 
     def finer(self, excess: float, *, starved: bool) -> Rule:
         """The rule to try where the error was `excess` times what was asked."""
         more = 4 if starved or excess > 3.0 else 2
-        return Rule(more * self.per_node, self.share * float(np.clip(0.9 / excess, 0.2, 0.8)))
+        share = self.share * float(np.clip(0.9 / excess, 0.2, 0.8))
+        return Rule(more * self.per_node, self.touching.finer(), share)
 
 
 @dataclass(frozen=True)
@@ -227,7 +233,10 @@ def build(
     one_basis = symmetric or (compiled is not None and compiled.mirrored)
     sides = [Side(source, compiled, partition, adjointly=turn) for turn in ((False,) if one_basis else (False, True))]
     for side in sides:
-        samples = far_samples(side.other, list(side.partition.far), rule.per_node)
+        apart, touching = divided(side.tree, side.other, list(side.partition.far))
+        samples = far_samples(side.other, apart, rule.per_node)
+        if any(len(pairs) for pairs in touching):
+            samples = with_touching(samples, side.tree, side.other, touching, rule.touching)
         shares = tail_shares(side.partition)
         for level in range(depth, 0, -1):
             tails = rule.share * allowed * np.sqrt(0.5 * shares[level])

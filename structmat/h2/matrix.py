@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,14 +17,16 @@ from ..partition import BlockPartition
 from ..tree import ClusterTree, require_equal_trees
 from .blocks import H2Blocks
 from .constructors import H2Constructors
+from .operations import H2Operations
+from .special import H2SpecialConstructors
 
 __all__ = ["H2Matrix"]
 
 
-class H2Matrix(H2Constructors, NestedMatrix):
+class H2Matrix(H2Constructors, H2SpecialConstructors, H2Operations, NestedMatrix):
     """A hierarchical matrix with nested bases: strong (or any) admissibility.
 
-    Build one with a constructor: `from_kernel`, `from_entries`.
+    Build one with a constructor: `from_dense`, `from_kernel`, `from_entries`, `from_structured`.
 
     Parameters
     ----------
@@ -47,6 +49,8 @@ class H2Matrix(H2Constructors, NestedMatrix):
     Xing, E. Chow, "H2Pack: high-performance H2 matrix package for kernel matrices using the proxy point method", ACM
     Trans. Math. Softw. 47 (2020).
     """
+
+    factorizes: ClassVar[bool] = False
 
     def __init__(
         self, blocks: H2Blocks, row_tree: ClusterTree, col_tree: ClusterTree, certificate: Certificate
@@ -221,6 +225,8 @@ def _validate(blocks: H2Blocks, row_tree: ClusterTree, col_tree: ClusterTree) ->
     expected = row_tree.leaf_size, col_tree.leaf_size
     if tuple(blocks.near.data.shape[1:]) != expected:
         raise ShapeError(f"the dense blocks have shape {tuple(blocks.near.data.shape[1:])}, expected {expected}")
+    for basis in (blocks.row_basis, blocks.col_basis):
+        basis.require_sizes()
     for level, batch in enumerate(blocks.couplings, start=1):
         shapes = blocks.row_basis.ranks[level - 1][batch.rows], blocks.col_basis.ranks[level - 1][batch.cols]
         if not (np.array_equal(shapes[0], batch.heights) and np.array_equal(shapes[1], batch.widths)):
