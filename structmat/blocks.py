@@ -160,6 +160,14 @@ class RaggedBatch:
         return BlockBatch(padded_blocks(self.data, self.heights, self.widths, p, q), self.rows, self.cols)
 
 
+def chosen(b: RaggedBatch, blocks: IntArray) -> RaggedBatch:
+    """Some of the blocks of a batch."""
+    sizes = (b.heights * b.widths)[blocks]
+    first = np.cumsum(sizes) - sizes
+    index = np.repeat(b.starts[blocks] - first, sizes) + np.arange(int(sizes.sum()))
+    return RaggedBatch(b.data[index], b.rows[blocks], b.cols[blocks], b.heights[blocks], b.widths[blocks])
+
+
 @dataclass(frozen=True)
 class RaggedBasis:
     """A nested basis in which each node has a rank of its own; see `NestedBasis`.

@@ -23,6 +23,8 @@ def scatter_sum(blocks: Array, targets: IntArray, count: int) -> Array:
     The blocks are taken in rounds, in each of which a place receives at most one of them.
     """
     xp = namespace(blocks)
+    if not len(targets):
+        return xp.zeros_like(xp.broadcast_to(xp.sum(blocks, axis=0, keepdims=True), (count, *blocks.shape[1:])))
     order = np.argsort(targets, kind="stable")
     if len(targets) == count and np.array_equal(targets[order], np.arange(count)):
         return xp.take(blocks, like(order, blocks), axis=0)
@@ -72,7 +74,7 @@ def nested_apply(
     y = apply_blocks(near, x, x.shape[0], half=half, adjointly=adjointly)
     coefficients, below = {}, x
     for level in range(depth, 0, -1):
-        basis = source[level]
+        basis = as_dtype_of(source[level], x)
         below = xp.matmul(adjoint(basis), xp.reshape(below, (2**level, basis.shape[1], columns)))
         coefficients[level] = below
     above = None
@@ -80,7 +82,7 @@ def nested_apply(
         here = apply_blocks(couplings[level - 1], coefficients[level], 2**level, half=half, adjointly=adjointly)
         if above is not None:
             here = here + xp.reshape(above, (2**level, target.width(level), columns))
-        above = xp.matmul(target[level], here)
+        above = xp.matmul(as_dtype_of(target[level], x), here)
     return y if above is None else y + above
 
 

@@ -9,7 +9,9 @@ import numpy as np
 
 from .._backend import adjoint, conj
 from .._typing import Array, IntArray, NumpyArray
-from ..blocks import BlockBatch, RaggedBasis, RaggedBatch
+from ..blocks import BlockBatch, RaggedBasis, RaggedBatch, chosen
+
+__all__ = ["H2Blocks", "chosen", "turned"]
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,3 @@ def turned(b: RaggedBatch) -> RaggedBatch:
     data = np.empty_like(b.data)
     data[b.starts[block] + j * b.heights[block] + i] = conj(b.data)
     return RaggedBatch(data, b.cols, b.rows, b.widths, b.heights)
-
-
-def chosen(b: RaggedBatch, blocks: IntArray) -> RaggedBatch:
-    """Some of the blocks of a batch."""
-    sizes = (b.heights * b.widths)[blocks]
-    first = np.cumsum(sizes) - sizes
-    index = np.repeat(b.starts[blocks] - first, sizes) + np.arange(int(sizes.sum()))
-    return RaggedBatch(b.data[index], b.rows[blocks], b.cols[blocks], b.heights[blocks], b.widths[blocks])

@@ -97,7 +97,7 @@ class H2Matrix(H2Constructors, NestedMatrix):
         far, near = self._storage.block_places()
         evaluated = ", on the fly" if self.on_the_fly else ""
         return (
-            f"H2Matrix(shape={self.shape}, dtype={self.dtype}, depth={self.row_tree.depth}, "
+            f"H2Matrix(shape={self.shape}, dtype={self._precision()}, depth={self.row_tree.depth}, "
             f"{sum(len(b) for b in far)} couplings and {len(near)} dense blocks{evaluated}, max_rank={self.max_rank}, "
             f"symmetric={self.symmetric}, {self.nbytes / 1e6:.3g} MB)"
         )
@@ -120,8 +120,13 @@ class H2Matrix(H2Constructors, NestedMatrix):
             return super()._sub_block(rows, cols)
         return by_products(self, rows, cols)
 
-    def _with_arrays(self, function: Any) -> H2Matrix:
-        return H2Matrix(self.blocks.map(function), self.row_tree, self.col_tree, self.certificate)
+    def _mixed(self, rtol: float) -> tuple[Any, float]:
+        if self.on_the_fly:
+            raise TypeError(
+                "a matrix on the fly stores no blocks that could be in mixed precision; store them first: "
+                "A.stored().to_mixed_precision()"
+            )
+        return super()._mixed(rtol)
 
     def diagonal(self) -> NumpyArray:
         """The main diagonal, (min(m, n),). Cost O(n) where the blocks on it are dense."""
