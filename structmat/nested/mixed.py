@@ -1,13 +1,13 @@
 """Mixed precision of nested bases: blocks one by one, and the bases of a level, in half the precision.
 
-An error of a block is seen through the bases of its two nodes. An error of a node's basis changes all blocks of the node
-and of its ancestors: it is seen through the bases of the children on the one side, and through everything that the
+An error of a block is seen through the bases of its two nodes. An error of a node's basis changes all blocks of the
+node and of its ancestors: it is seen through the bases of the children on the one side, and through everything that the
 basis serves on the other. Both views are Gram matrices: of the bases, U_t^H U_t, from the leaves up, and of what
 they serve, Z_t Z_t^H for the block row U_t Z_t of a node, from the root down. Squared errors are traces with them.
 
 The bound is that of going from one matrix to the other in steps: the row bases from the leaves up, each level by what
-the ones below have become; then the column bases; then the blocks. What one step changes in different nodes (blocks) has
-no entries in common, so squares add up; those of different steps may have, so the steps themselves add up.
+the ones below have become; then the column bases; then the blocks. What one step changes in different nodes (blocks)
+has no entries in common, so squares add up; those of different steps may have, so the steps themselves add up.
 
 References: see `structmat.precision`.
 """
@@ -75,7 +75,7 @@ def divide(storage: NestedStorage, rtol: float) -> Divided | None:
         errors.append(_squares(batch, g, h, half, _change))
     batches: list[Batch] = [near, *couplings]
     flat, sizes = np.concatenate(errors), np.concatenate([_numbers(b) for b in batches])
-    marks = affordable(flat, np.maximum(sizes, 1), max(allowed - spent, 0.0))
+    marks = affordable(flat, np.maximum(sizes, 1), max(allowed - spent, 0.0)) & (sizes > 0)
     if not marks.any() and left.basis is storage.row_basis and right.basis is storage.col_basis:
         return None
     pieces = np.split(marks, np.cumsum([len(e) for e in errors])[:-1])
@@ -101,7 +101,8 @@ def _rounded(stored: Any, full: Any, served: list[NumpyArray], allowed: float, l
 
     A level may spend its share, by its numbers, of what is left of the error allowed.
     """
-    levels, grams, spent = list(stored.levels), [], 0.0
+    levels, spent = list(stored.levels), 0.0
+    grams: list[NumpyArray] = []
     left = sum(a.size for a in levels)
     for level in range(stored.depth, 0, -1):
         array, basis = levels[level - 1], full[level]
@@ -188,7 +189,11 @@ def _pieces(batch: Batch, p: int, q: int) -> Iterator[tuple[NumpyArray, IntArray
 
 
 def _squares(
-    batch: Batch, left: NumpyArray, right: NumpyArray, half: bool, function: Callable[[NumpyArray], NumpyArray] | None = None
+    batch: Batch,
+    left: NumpyArray,
+    right: NumpyArray,
+    half: bool,
+    function: Callable[[NumpyArray], NumpyArray] | None = None,
 ) -> NumpyArray:
     """||U_t X V_s^H||^2 for X the couplings of a level or a function of them, twice where mirrored: (nb,)."""
     found = [np.zeros(0)]
@@ -231,8 +236,9 @@ def _numbers(batch: Batch) -> IntArray:
 
 def _split(batch: Any, mark: NumpyArray) -> tuple[Any, Any]:
     """The blocks that are not marked, and those that are, in half the precision."""
-    if isinstance(batch, RaggedBatch):
-        wide, narrow = (chosen(batch, np.flatnonzero(m)) for m in (~mark, mark))
-    else:
-        wide, narrow = (BlockBatch(batch.data[m], batch.rows[m], batch.cols[m]) for m in (~mark, mark))
+    wide, narrow = (
+        chosen(batch, np.flatnonzero(m)) if isinstance(batch, RaggedBatch)
+        else BlockBatch(batch.data[m], batch.rows[m], batch.cols[m])
+        for m in (~mark, mark)
+    )  # fmt: skip
     return wide, replace(narrow, data=narrowed(narrow.data))

@@ -275,7 +275,8 @@ class NestedStorage(Storage):
 
         The starts count through the buffers of all parts.
         """
-        packed, found, before = self.packed(), [], 0
+        packed, before = self.packed(), 0
+        found: list[tuple[int, int, IntArray, IntArray]] = []
         for part, blocks in zip(self.parts, packed.parts, strict=True):
             first = np.cumsum([0, *(len(b) for b in part.couplings)])
             tables = [blocks.near.table, *(blocks.couplings.table[a:b] for a, b in pairwise(first))]
@@ -283,7 +284,9 @@ class NestedStorage(Storage):
             for (level, kind, batch), table in zip(levels, tables, strict=True):
                 keys = (np.asarray(batch.rows, dtype=np.int64) << level) + batch.cols
                 order = np.argsort(keys)
-                found.append((level, kind, keys[order], table[order][:, [0, 4, 5]] + [before, 0, 0]))
+                starts = table[order][:, [0, 4, 5]]
+                starts[:, 0] += before
+                found.append((level, kind, keys[order], starts))
             before += blocks.buffer.size
         return tuple(found)
 
