@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._backend import adjoint, as_dtype_of, like, namespace
+from .._backend import adjoint, as_dtype_of, like, namespace, numpy_dtype
 from .._typing import Array, IntArray
 
 if TYPE_CHECKING:
@@ -24,7 +24,11 @@ def scatter_sum(blocks: Array, targets: IntArray, count: int) -> Array:
     """
     xp = namespace(blocks)
     if not len(targets):
+<<<<<<< HEAD
         return xp.zeros_like(xp.broadcast_to(xp.sum(blocks, axis=0, keepdims=True), (count, *blocks.shape[1:])))
+=======
+        return like(np.zeros((count, *blocks.shape[1:]), numpy_dtype(blocks)), blocks)
+>>>>>>> main
     order = np.argsort(targets, kind="stable")
     if len(targets) == count and np.array_equal(targets[order], np.arange(count)):
         return xp.take(blocks, like(order, blocks), axis=0)
@@ -49,6 +53,8 @@ def apply_blocks(batch: BlockBatch, x: Array, count: int, *, half: bool, adjoint
     rows, cols = (batch.cols, batch.rows) if adjointly else (batch.rows, batch.cols)
     data = as_dtype_of(batch.data, x)
     data = adjoint(data) if adjointly else data
+    if 0 in data.shape:  # no blocks on a level, or bases of rank 0: some libraries take nothing from nothing
+        return like(np.zeros((count, data.shape[1], x.shape[2]), numpy_dtype(x)), x)
     parts, targets = [xp.matmul(data, xp.take(x, like(cols, x), axis=0))], [rows]
     mirrored = np.flatnonzero(rows != cols) if half else rows[:0]
     if len(mirrored):
