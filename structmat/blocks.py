@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._backend import like, namespace, numpy_dtype
+from ._backend import conj, like, namespace, numpy_dtype
 from ._typing import Array, IntArray, NumpyArray
 from .exceptions import ShapeError
 
@@ -159,6 +159,24 @@ class RaggedBatch:
     def padded(self, p: int, q: int) -> BlockBatch:
         """The same blocks as a batch of (p, q) blocks, with zeros to the right and below."""
         return BlockBatch(padded_blocks(self.data, self.heights, self.widths, p, q), self.rows, self.cols)
+
+
+def _inside(b: RaggedBatch) -> tuple[IntArray, IntArray, IntArray]:
+    """For each number of a batch its block, row and column."""
+    sizes = b.heights * b.widths
+    block = np.repeat(np.arange(len(b)), sizes)
+    flat = np.arange(len(block)) - b.starts[block]
+    widths = np.maximum(b.widths[block], 1)
+    return block, flat // widths, flat % widths
+
+
+def turned(b: RaggedBatch) -> RaggedBatch:
+    """The conjugate transposes of the blocks, at the mirrored places."""
+    block, i, j = _inside(b)
+    source = np.empty(len(block), dtype=np.int64)
+    source[b.starts[block] + j * b.heights[block] + i] = np.arange(len(block))
+    data = namespace(b.data).take(conj(b.data), like(source, b.data), axis=0) if len(block) else b.data
+    return RaggedBatch(data, b.cols, b.rows, b.widths, b.heights)
 
 
 def chosen(b: RaggedBatch, blocks: IntArray) -> RaggedBatch:

@@ -24,11 +24,7 @@ def scatter_sum(blocks: Array, targets: IntArray, count: int) -> Array:
     """
     xp = namespace(blocks)
     if not len(targets):
-<<<<<<< HEAD
-        return xp.zeros_like(xp.broadcast_to(xp.sum(blocks, axis=0, keepdims=True), (count, *blocks.shape[1:])))
-=======
         return like(np.zeros((count, *blocks.shape[1:]), numpy_dtype(blocks)), blocks)
->>>>>>> main
     order = np.argsort(targets, kind="stable")
     if len(targets) == count and np.array_equal(targets[order], np.arange(count)):
         return xp.take(blocks, like(order, blocks), axis=0)

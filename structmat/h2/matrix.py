@@ -64,21 +64,6 @@ class H2Matrix(H2Constructors, H2SpecialConstructors, H2Operations, NestedMatrix
             row_tree, col_tree, certificate,
         )  # fmt: skip
 
-    @classmethod
-    def _of_storage(
-        cls, storage: NestedStorage, row_tree: ClusterTree, col_tree: ClusterTree, certificate: Certificate
-    ) -> H2Matrix:
-        """A matrix of blocks that are in their storage already."""
-        matrix = object.__new__(cls)
-        matrix._hold(storage, row_tree, col_tree, certificate)
-        return matrix
-
-    def _hold(self, storage: NestedStorage, rows: ClusterTree, cols: ClusterTree, certificate: Certificate) -> None:
-        self._storage = storage
-        self._adjointly = self._conjugated = False
-        self.row_tree, self.col_tree = rows, cols
-        self.certificate = certificate
-
     @property
     def blocks(self) -> H2Blocks:
         """Near field, bases and couplings, as this view of the matrix sees them."""
@@ -117,9 +102,7 @@ class H2Matrix(H2Constructors, H2SpecialConstructors, H2Operations, NestedMatrix
         """The same matrix with couplings and near field stored."""
         if not self.on_the_fly:
             return self
-        matrix = self._of_storage(self._storage.stored(), self.row_tree, self.col_tree, self.certificate)
-        matrix._adjointly, matrix._conjugated = self._adjointly, self._conjugated
-        return matrix
+        return self._of(self._storage.stored())
 
     def _sub_block(self, rows: IntArray, cols: IntArray) -> NumpyArray:
         if not self.on_the_fly:

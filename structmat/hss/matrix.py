@@ -65,16 +65,14 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
         for level, data in enumerate(generators.couplings, start=1):
             node = np.arange(0, 2**level, 2 if generators.symmetric else 1)
             couplings.append(BlockBatch(data, node, node ^ 1))
-        self._storage = NestedStorage(
+        storage = NestedStorage(
             BlockBatch(generators.diagonal, near, near),
             tuple(couplings),
             generators.row_basis,
             generators.col_basis,
             half=generators.symmetric,
         )
-        self._adjointly = self._conjugated = False
-        self.row_tree, self.col_tree = row_tree, col_tree
-        self.certificate = certificate
+        self._hold(storage, row_tree, col_tree, certificate)
 
     # ------------------------------------------------------------------------------ properties
 

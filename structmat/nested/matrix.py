@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import is_numpy, numpy_dtype
+from .._backend import conj, is_numpy, numpy_dtype
 from .._typing import Array, IntArray, NumpyArray
 from ..base import StructuredMatrix
+from ..certificate import Certificate
 from ..exceptions import DeviceError
+from ..tree import ClusterTree
 from .storage import NestedStorage
 
 
@@ -75,6 +77,26 @@ class NestedMatrix(StructuredMatrix):
         view.row_tree, view.col_tree = (self.col_tree, self.row_tree) if adjointly else (self.row_tree, self.col_tree)
         view.certificate = self.certificate
         return view
+
+    def _hold(self, storage: NestedStorage, rows: ClusterTree, cols: ClusterTree, certificate: Certificate) -> None:
+        self._storage = storage
+        self._adjointly = self._conjugated = False
+        self.row_tree, self.col_tree = rows, cols
+        self.certificate = certificate
+
+    @classmethod
+    def _of_storage(
+        cls, storage: NestedStorage, row_tree: ClusterTree, col_tree: ClusterTree, certificate: Certificate
+    ) -> Any:
+        """A matrix of blocks that are in their storage already."""
+        matrix = object.__new__(cls)
+        matrix._hold(storage, row_tree, col_tree, certificate)
+        return matrix
+
+    def _as_seen(self) -> NestedStorage:
+        """The storage of what this view of the matrix shows."""
+        storage = self._storage.adjoint() if self._adjointly else self._storage
+        return storage.map(conj) if self._conjugated and self.dtype.kind == "c" else storage
 
     def _of(self, storage: NestedStorage) -> Any:
         """The same view of another storage."""

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import is_numpy, like, namespace, numpy_dtype, one_blas_thread, parallel_ranges
+from .._backend import adjoint, is_numpy, like, namespace, numpy_dtype, one_blas_thread, parallel_ranges
 from .._typing import Array, IntArray, NumpyArray
-from ..blocks import BlockBatch, NestedBasis, RaggedBasis, RaggedBatch, array_bytes, chosen
+from ..blocks import BlockBatch, NestedBasis, RaggedBasis, RaggedBatch, array_bytes, chosen, turned
 from ..engine import reference
 from ..engine.dense import SERIAL_BYTES
 from ..exceptions import DeviceError
@@ -244,6 +244,14 @@ class NestedStorage(Storage):
         narrow = None if len(parts) == 1 else parts[1]
         return NestedStorage(parts[0].near, parts[0].couplings, bases[0], bases[-1], half=self.half, narrow=narrow)
 
+    def adjoint(self) -> NestedStorage:
+        """The storage of A^H, which is the same one for a Hermitian matrix."""
+        if self.half:
+            return self
+        parts = [Across(_turned(part.near), tuple(_turned(b) for b in part.couplings)) for part in self.parts]
+        narrow = None if len(parts) == 1 else parts[1]
+        return NestedStorage(parts[0].near, parts[0].couplings, self.col_basis, self.row_basis, narrow=narrow)
+
     def block_places(self) -> tuple[list[IntArray], IntArray]:
         """Row and column node, (nb, 2), of the couplings of each level, 0 .. depth, and of the dense blocks."""
         near = _places([part.near for part in self.parts])
@@ -300,14 +308,14 @@ class NestedStorage(Storage):
         kinds = np.full(len(rows), -1)
         for level, kind, keys, table in self._keys:
             shift = self.depth - level
-            for turned in (0, 1) if self.half else (0,):
+            for flipped in (0, 1) if self.half else (0,):
                 open_ones = np.flatnonzero(kinds < 0)
                 i, j = rows[open_ones] >> shift, cols[open_ones] >> shift
-                wanted = (j << level) + i if turned else (i << level) + j
+                wanted = (j << level) + i if flipped else (i << level) + j
                 at = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
                 hit = keys[at] == wanted if len(keys) else np.zeros(len(wanted), dtype=bool)
                 here = open_ones[hit]
-                blocks[here], levels[here], kinds[here] = table[at[hit]], level, kind + turned
+                blocks[here], levels[here], kinds[here] = table[at[hit]], level, kind + flipped
         return blocks, levels, kinds
 
     # -------------------------------------------------------------------------------- packing
@@ -408,6 +416,13 @@ class _Packer:
 
 def _mapped(batch: Any, function: Callable[[Array], Array]) -> Any:
     return replace(batch, data=function(batch.data))
+
+
+def _turned(batch: Any) -> Any:
+    """The adjoints of the blocks, at the mirrored places."""
+    if isinstance(batch, RaggedBatch):
+        return turned(batch)
+    return BlockBatch(adjoint(batch.data), batch.cols, batch.rows)
 
 
 def _places(batches: Sequence[BlockBatch | RaggedBatch]) -> IntArray:
