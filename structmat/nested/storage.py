@@ -86,22 +86,20 @@ class _Packed:
         """The buffer; in mixed precision both, as `cpu_entries` takes them."""
         return self.parts[0].buffer if len(self.parts) == 1 else tuple(part.buffer for part in self.parts)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of all numbers."""
         return sum(part.buffer.nbytes for part in self.parts)
 
     @cached_property
-    def own_tables(self) -> tuple[IntArray, IntArray]:
-        """The tables of row and column bases with positions in the buffer of the level's own part."""
-        if len(self.parts) == 1:
-            return self.row_table, self.col_table
+    def sides(self) -> tuple[tuple[IntArray, IntArray, tuple[int, ...]], ...]:
+        """Of the rows and of the columns: table with positions in the buffer of the level's own part, places, parts."""
         tables = []
         for table, kinds in zip((self.row_table, self.col_table), self.kinds, strict=True):
             own = table.copy()
             own[:, 0] -= np.repeat(kinds, 1 << np.arange(len(kinds))) * self.parts[0].buffer.size
             tables.append(own)
-        return tables[0], tables[1]
+        return tuple(zip(tables, (self.row_places, self.col_places), self.kinds, strict=True))
 
 
 class NestedStorage(Storage):

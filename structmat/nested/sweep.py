@@ -21,13 +21,14 @@ class Sweep:
 
     def __init__(self, storage: NestedStorage, x: NumpyArray, adjointly: bool) -> None:
         self.packed, self.depth, self.adjointly = storage.packed(), storage.depth, adjointly
+        self.parts = self.packed.parts
+        self.mixed = len(self.parts) > 1
         leaves, self.q, columns = x.shape
         self.single, self.p = columns == 1, storage._leaf_size(adjointly)
         packed = self.packed
-        sides = list(zip(packed.own_tables, (packed.row_places, packed.col_places), packed.kinds, strict=True))
-        (self.target, self.target_places, self.target_kinds), (self.source, self.source_places, self.source_kinds) = (
-            sides[::-1] if adjointly else sides
-        )
+        target, source = packed.sides[::-1] if adjointly else packed.sides
+        self.target, self.target_places, self.target_kinds = target
+        self.source, self.source_places, self.source_kinds = source
         self.tail = () if self.single else (columns,)
         self.x = np.ascontiguousarray(x).reshape(leaves * self.q, *self.tail)
         self.y = np.empty((leaves * self.p, *self.tail), dtype=x.dtype)
@@ -39,22 +40,24 @@ class Sweep:
     def by_nodes(self) -> None:
         """Each node takes the blocks that act on it: its rows of the result stay in the cache."""
         which = 1 if self.adjointly else 0
+        near_field = cpu.near_field if self.single else cpu_block.block_near
+        near = [(part.buffer, part.near.pointers[which], part.near.entries[which]) for part in self.parts]
+        shift, top = self.depth - self.split, max(self.split, 1)
 
         def ascend(root: int) -> None:
-            first, last = root << (self.depth - self.split), (root + 1) << (self.depth - self.split)
-            near_field = cpu.near_field if self.single else cpu_block.block_near
-            for kind, part in enumerate(self.packed.parts):
+            fresh = True
+            for lists in near:
                 near_field(
-                    part.buffer, part.near.pointers[which], part.near.entries[which], self.adjointly, self.x, self.y,
-                    first, last, self.p, self.q, kind == 0,
-                )  # fmt: skip
-            self._ascend(root, self.split, max(self.split, 1), self.depth)
+                    *lists, self.adjointly, self.x, self.y, root << shift, (root + 1) << shift, self.p, self.q, fresh
+                )
+                fresh = False
+            self._ascend(root, self.split, top, self.depth)
 
-        lists = [(part.couplings.pointers[which], part.couplings.entries[which]) for part in self.packed.parts]
+        lists = [(part.couplings.pointers[which], part.couplings.entries[which]) for part in self.parts]
         _each_subtree(ascend, self.split)
         self._ascend(0, 0, 1, self.split - 1)
         self._descend(0, 0, 1, self.split - 1, lists)
-        _each_subtree(lambda root: self._descend(root, self.split, max(self.split, 1), self.depth, lists), self.split)
+        _each_subtree(lambda root: self._descend(root, self.split, top, self.depth, lists), self.split)
 
     def by_blocks(self) -> None:
         """Each block is read once for its rows and for its columns; threads add to results of their own."""
@@ -64,7 +67,7 @@ class Sweep:
         down = [self.down, *(np.zeros_like(self.down) for _ in range(count - 1))]
         steps = [
             (part.buffer, blocks, blocks.cuts(count), vector, results)
-            for part in packed.parts
+            for part in self.parts
             for blocks, vector, results in ((part.near, self.x, y), (part.couplings, self.up, down))
         ]
 
@@ -96,42 +99,44 @@ class Sweep:
     def descend(self) -> None:
         """The result from the coefficients of all nodes, where the blocks across were applied before."""
         nothing = np.zeros(len(self.target) + 1, dtype=np.int64), np.zeros((0, 3), dtype=np.int64)
-        lists = [nothing for _ in self.packed.parts]
+        lists = [nothing for _ in self.parts]
         self._descend(0, 0, 1, self.split - 1, lists)
         _each_subtree(lambda root: self._descend(root, self.split, max(self.split, 1), self.depth, lists), self.split)
 
     def _ascend(self, root: int, level: int, top: int, bottom: int) -> None:
         up_the_tree = cpu.nested_up if self.single else cpu_block.block_up
-        for kind, first, last in _runs(self.source_kinds, top, bottom)[::-1]:
+        for kind, first, last in _runs(self.source_kinds, top, bottom)[::-1] if self.mixed else ((0, top, bottom),):
             up_the_tree(
-                self.packed.parts[kind].buffer, self.source, self.packed.orders, self.source_places, self.x, self.up,
+                self.parts[kind].buffer, self.source, self.packed.orders, self.source_places, self.x, self.up,
                 root, level, first, last, self.depth,
             )  # fmt: skip
 
     def _descend(self, root: int, level: int, top: int, bottom: int, lists: list[tuple[IntArray, IntArray]]) -> None:
         """From the level `top` to `bottom` below a node; lists: the couplings of each part."""
-        across = cpu.nested_across if self.single else cpu_block.block_across
         down_the_tree = cpu.nested_down if self.single else cpu_block.block_down
-        parts = self.packed.parts
-        for kind, first, last in _runs(self.target_kinds, top, bottom):
-            # the couplings of the other part come first: the bases then take all coefficients down
-            for other in range(len(parts)):
-                if other != kind and len(lists[other][1]):
-                    across(
-                        parts[other].buffer, self.target, self.target_places, self.source, self.source_places,
-                        *lists[other], self.adjointly, self.up, self.down, root, level, first, last,
-                    )  # fmt: skip
+        for kind, first, last in _runs(self.target_kinds, top, bottom) if self.mixed else ((0, top, bottom),):
+            if self.mixed:
+                self._across(root, level, first, last, 1 - kind, lists)
             down_the_tree(
-                parts[kind].buffer, self.target, self.packed.orders, self.target_places, self.source,
+                self.parts[kind].buffer, self.target, self.packed.orders, self.target_places, self.source,
                 self.source_places, *lists[kind], self.adjointly, self.up, self.down, self.y, root, level, first, last,
                 self.depth,
+            )  # fmt: skip
+
+    def _across(
+        self, root: int, level: int, top: int, bottom: int, kind: int, lists: list[tuple[IntArray, IntArray]]
+    ) -> None:
+        """The couplings of the part that does not hold the bases; they come first, as the bases take all sums down."""
+        across = cpu.nested_across if self.single else cpu_block.block_across
+        if len(lists[kind][1]):
+            across(
+                self.parts[kind].buffer, self.target, self.target_places, self.source, self.source_places,
+                *lists[kind], self.adjointly, self.up, self.down, root, level, top, bottom,
             )  # fmt: skip
 
 
 def _runs(kinds: tuple[int, ...], top: int, bottom: int) -> list[tuple[int, int, int]]:
     """Ranges of levels from `top` to `bottom` whose bases are in one part: the part, first and last level."""
-    if len(set(kinds)) == 1:
-        return [(kinds[0], top, bottom)]
     turns = [level for level in range(top, bottom + 1) if level == top or kinds[level] != kinds[level - 1]]
     return [(kinds[a], a, b - 1) for a, b in zip(turns, [*turns[1:], bottom + 1], strict=False)]
 
