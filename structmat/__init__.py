@@ -9,9 +9,12 @@ from .base import StructuredMatrix
 from .certificate import Certificate
 from .exceptions import (
     AccuracyWarning,
+    ConvergenceWarning,
     DeviceError,
     FileFormatError,
     IllConditionedWarning,
+    MeshError,
+    MissingLibraryError,
     NonFiniteError,
     NotPositiveDefiniteError,
     ShapeError,
@@ -40,6 +43,7 @@ __all__ = [
     "BlockPartition",
     "Certificate",
     "ClusterTree",
+    "ConvergenceWarning",
     "DeviceError",
     "FileFormatError",
     "HMatrix",
@@ -47,6 +51,8 @@ __all__ = [
     "HSSMatrix",
     "IllConditionedWarning",
     "KDSplitter",
+    "MeshError",
+    "MissingLibraryError",
     "NonFiniteError",
     "NotPositiveDefiniteError",
     "PrincipalAxisSplitter",
@@ -78,7 +84,7 @@ _LAZY = {
     "inner": ".linalg",
     "trace_of_solve": ".linalg",
 }
-_LAZY_MODULES = ("gallery", "gp", "kernelfunctions", "plot", "testing")
+_LAZY_MODULES = ("bem", "gallery", "gp", "kernelfunctions", "plot", "testing")
 
 
 def __getattr__(name: str) -> Any:

@@ -19,12 +19,16 @@ from .exceptions import NonFiniteError, ShapeError
 
 
 class EntrySource:
-    """A matrix known by its entries: `entries(i, j)` returns the (len(i), len(j)) block at rows i and columns j."""
+    """A matrix known by its entries: `entries(i, j)` returns the (len(i), len(j)) block at rows i and columns j.
+
+    A function with a true attribute `batched` is called once for a batch, with (nb, p) and (nb, q) arrays.
+    """
 
     def __init__(self, entries: Entries, shape: tuple[int, int], dtype: Any = None) -> None:
         if not callable(entries):
             raise TypeError(f"entries must be a function (i, j) -> block, but it is a {type(entries).__name__}")
         self.entries = entries
+        self.batched = bool(getattr(entries, "batched", False))
         self.shape = shape
         self.evaluated = 0
         sample = self._block(np.arange(min(2, shape[0])), np.arange(min(2, shape[1])))
@@ -86,7 +90,7 @@ class EntrySource:
 
     def _batch(self, rows: IntArray, cols: IntArray) -> NumpyArray | None:
         """All blocks in one call, for sources that can; None where each block takes a call."""
-        return None
+        return np.asarray(self._call(rows, cols)).astype(self.dtype, copy=False) if self.batched else None
 
     def _require_finite_batch(self, blocks: NumpyArray, rows: IntArray, cols: IntArray) -> None:
         # a sum is finite only if all terms are (an overflow of finite ones is sorted out below)
@@ -111,6 +115,8 @@ class EntrySource:
 
     def pairs(self, i: IntArray, j: IntArray) -> NumpyArray:
         """The single entries at rows i (m, c) and columns j (m, c), where each row of i holds one index c times."""
+        if self.batched:
+            return self.blocks(i[:, :1], j)[:, 0]
         out = np.empty(j.shape, dtype=self.dtype)
         for k in range(len(i)):
             out[k] = self.block(i[k, :1], j[k])[0]
@@ -131,17 +137,10 @@ class KernelSource(EntrySource):
     def __init__(self, kernel: Kernel, row_points: NumpyArray, col_points: NumpyArray) -> None:
         self.kernel = kernel
         self.row_points, self.col_points = row_points, col_points
-        self.batched = bool(getattr(kernel, "batched", False))
         super().__init__(kernel, (len(row_points), len(col_points)))
 
     def _call(self, i: IntArray, j: IntArray) -> Any:
         return self.kernel(self.row_points[i], self.col_points[j])
-
-    def pairs(self, i: IntArray, j: IntArray) -> NumpyArray:
-        """As for any entries, but in one call where the kernel takes batches."""
-        if not self.batched:
-            return super().pairs(i, j)
-        return self.blocks(i[:, :1], j)[:, 0]
 
     def _describe(self) -> str:
         return f"the kernel {getattr(self.kernel, '__name__', type(self.kernel).__name__)}(x, y)"

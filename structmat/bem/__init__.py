@@ -1,0 +1,8 @@
+"""Boundary integrals on surfaces of flat triangles: meshes, the single-layer operator and capacitances."""
+
+from __future__ import annotations
+
+from .mesh import TriangleMesh
+from .singlelayer import SingleLayer
+
+__all__ = ["SingleLayer", "TriangleMesh"]
