@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .hodlr.matrix import HODLRMatrix
     from .hss.matrix import HSSMatrix
     from .linalg import estimate_error, inner, trace_of_solve
+    from .solvers import Solution, solve
 
 __version__ = "0.1.0"
 
@@ -58,6 +59,7 @@ __all__ = [
     "PrincipalAxisSplitter",
     "ShapeError",
     "SingularBlockError",
+    "Solution",
     "StrongAdmissibility",
     "StructmatError",
     "StructureWarning",
@@ -71,6 +73,7 @@ __all__ = [
     "estimate_error",
     "inner",
     "load",
+    "solve",
     "trace_of_solve",
 ]
 
@@ -79,9 +82,11 @@ _LAZY = {
     "HMatrix": ".hmatrix.matrix",
     "HODLRMatrix": ".hodlr.matrix",
     "HSSMatrix": ".hss.matrix",
+    "Solution": ".solvers",
     "advise": ".advice",
     "estimate_error": ".linalg",
     "inner": ".linalg",
+    "solve": ".solvers",
     "trace_of_solve": ".linalg",
 }
 _LAZY_MODULES = ("bem", "gallery", "gp", "kernelfunctions", "plot", "testing")

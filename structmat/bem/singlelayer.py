@@ -22,7 +22,7 @@ import numpy as np
 
 from .. import _check
 from .._backend import parallel_ranges
-from .._typing import IntArray, NumpyArray
+from .._typing import NumpyArray
 from ..engine import cpu_bem
 from ..exceptions import ShapeError
 from ..tree import ClusterTree
@@ -98,7 +98,7 @@ class SingleLayer:
         rows, cols = (np.asarray(index, dtype=np.int64) for index in (i, j))
         lead = rows.shape[:-1]
         if cols.shape[:-1] != lead:
-            raise ShapeError(f"i and j must have the same leading axes, but their shapes are {rows.shape}, {cols.shape}")
+            raise ShapeError(f"i and j must have the same leading axes; their shapes are {rows.shape} and {cols.shape}")
         rows, cols = rows.reshape(-1, rows.shape[-1]), cols.reshape(-1, cols.shape[-1])
         out = np.empty((len(rows), rows.shape[1], cols.shape[1]))
         work = partial(cpu_bem.single_layer_blocks, *self._geometry, self.scale, rows, cols, out)

@@ -145,7 +145,5 @@ def layer_potentials(corners, normals, density, targets, out, first, last):
     for m in range(first, last):
         total = 0.0
         for t in range(corners.shape[0]):
-            total += density[t] * triangle_potential(
-                corners, normals, t, targets[m, 0], targets[m, 1], targets[m, 2]
-            )
+            total += density[t] * triangle_potential(corners, normals, t, targets[m, 0], targets[m, 1], targets[m, 2])
         out[m] = total
