@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from .capacitance import Capacitance, capacitance
 from .mesh import TriangleMesh
 from .singlelayer import SingleLayer
 
-__all__ = ["SingleLayer", "TriangleMesh"]
+__all__ = ["Capacitance", "SingleLayer", "TriangleMesh", "capacitance"]

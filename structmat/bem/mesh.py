@@ -199,7 +199,8 @@ class TriangleMesh:
         Other cells, such as lines and points, and points that belong to no triangle are left out. Needs meshio: `pip
         install "structmat[bem]"`.
         """
-        mesh = _meshio().read(os.fspath(path))
+        with np.errstate(over="ignore"):  # meshio takes text for a number while it guesses what kind of STL it has
+            mesh = _meshio().read(os.fspath(path))
         cells = [block.data for block in mesh.cells if block.type == "triangle"]
         if not cells:
             found = ", ".join(sorted({block.type for block in mesh.cells})) or "nothing"

@@ -57,8 +57,10 @@ class SingleLayer:
 
     Notes
     -----
-    The kernel has no factor 1 / (4 pi): charge density and potential are in Gaussian units. Entries of touching
-    triangles are accurate to about 1e-5, of triangles apart to 1e-6 and better, and those on the diagonal to rounding.
+    The kernel has no factor 1 / (4 pi): charge density and potential are in Gaussian units. Relative errors of the
+    entries: rounding on the diagonal, about 1e-5 for triangles that share an edge or a corner, 1e-5 and less for
+    triangles apart. Where two sheets face each other at less than a tenth of the size of the triangles, errors reach
+    1e-3: mesh them as finely as the gap.
 
     Examples
     --------
