@@ -2,9 +2,10 @@
 The capacitance of a cube
 =========================
 
-How much charge brings a conducting cube to potential 1? There is no closed form; the best computations say 0.66067815, in
-units of :math:`4 \\pi \\varepsilon_0` times the edge. The charge density solves an integral equation on the surface, with a
-dense matrix of the integrals of 1 / \\|x - y\\| over all pairs of triangles. It is compressed, and solved by an iteration.
+How much charge brings a conducting cube to potential 1? There is no closed form; the best computations say
+0.66067815, in units of :math:`4 \\pi \\varepsilon_0` times the edge. The charge density solves an integral equation
+on the surface, with a dense matrix of the integrals of 1 / \\|x - y\\| over all pairs of triangles. It is compressed,
+and solved by an iteration.
 """
 
 import tempfile
@@ -20,8 +21,8 @@ from structmat.bem import SingleLayer, TriangleMesh, capacitance
 EXACT = 0.66067815409957
 
 # %%
-# A mesh comes from a file, of any format that meshio reads. Here the file is made first: a cube with triangles that become
-# smaller towards its edges, where the charge gathers.
+# A mesh comes from a file, of any format that meshio reads. Here the file is made first: a cube with triangles that
+# become smaller towards its edges, where the charge gathers.
 
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "cube.msh"
@@ -30,7 +31,8 @@ with tempfile.TemporaryDirectory() as folder:
 print(mesh)
 
 # %%
-# One call builds the compressed matrix, a loose factorisation for the preconditioner, and solves by conjugate gradients.
+# One call builds the compressed matrix, a loose factorisation for the preconditioner, and solves by conjugate
+# gradients.
 
 found = capacitance(mesh)
 print(f"capacitance {found.value:.7f}, relative error {found.value / EXACT - 1:.1e}")
@@ -39,18 +41,21 @@ print(f"{found.matrix.nbytes / 8 / len(mesh) ** 2:.0%} of the dense matrix")
 
 # %%
 # The density on the surface: it grows like the distance from an edge to the power -1/3, and faster at the corners.
+# The brightest triangles are cut off.
 
 figure = plt.figure(figsize=(7, 5.4), layout="constrained")
 axes = figure.add_subplot(projection="3d")
-mesh.plot(found.density, axes, label="charge density at potential 1", norm=LogNorm())
+mesh.plot(
+    found.density, axes, label="charge density at potential 1", norm=LogNorm(vmax=np.quantile(found.density, 0.97))
+)
 plt.show()
 
 # %%
 # Convergence
 # -----------
-# Galerkin's method gives a capacitance that is too small, by the energy of the error of the density. Uniform meshes do not
-# resolve the singularity: the error falls like n to the power -2/3 in the number n of triangles. On graded ones it is the
-# power -3/2, which is the best that piecewise constants can do on any surface.
+# Galerkin's method gives a capacitance that is too small, by the energy of the error of the density. Uniform meshes
+# do not resolve the singularity: the error falls like n to the power -2/3 in the number n of triangles. On graded
+# ones it is the power -3/2, which is the best that piecewise constants can do on any surface.
 
 figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
 for grading, label in ((1, "uniform"), (2, "graded, power 2"), (3, "graded, power 3")):
@@ -62,7 +67,7 @@ for grading, label in ((1, "uniform"), (2, "graded, power 2"), (3, "graded, powe
 axes.loglog(sizes, 0.23 * sizes ** (-2 / 3), "k--", linewidth=0.8, label="$n^{-2/3}$")
 axes.loglog(sizes, 2.2 * sizes**-1.5, "k:", linewidth=0.8, label="$n^{-3/2}$")
 axes.axhline(5e-5, color="grey", linewidth=0.8)
-axes.annotate("four digits", (sizes[0], 5e-5), xytext=(0, 3), textcoords="offset points", color="grey")
+axes.annotate("four digits", (sizes[2], 5e-5), xytext=(0, 3), textcoords="offset points", color="grey")
 axes.set(xlabel="triangles", ylabel="relative error of the capacitance")
 axes.legend()
 plt.show()
@@ -70,8 +75,8 @@ plt.show()
 # %%
 # The iteration
 # -------------
-# Without a preconditioner the matrix is well enough conditioned for a few dozen steps, which grow in number with the mesh.
-# The loose factorisation needs a handful, on any mesh.
+# Without a preconditioner the matrix is well enough conditioned for a few dozen steps, which grow in number with the
+# mesh. The loose factorisation needs a handful, on any mesh.
 
 layer = SingleLayer(mesh)
 figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
@@ -81,8 +86,8 @@ for preconditioner in ("auto", sm.HSSMatrix, None):
 plt.show()
 
 # %%
-# Does it solve the problem? The potential of this charge, which :meth:`~structmat.bem.SingleLayer.potential` evaluates in
-# closed form, is 1 everywhere inside the conductor.
+# Does it solve the problem? The potential of this charge, which :meth:`~structmat.bem.SingleLayer.potential`
+# evaluates in closed form, is 1 everywhere inside the conductor.
 
 x = np.linspace(-0.6, 1.6, 90)
 points = np.stack([np.repeat(x, len(x)), np.full(x.size**2, 0.5), np.tile(x, len(x))], axis=1)
