@@ -1,7 +1,7 @@
 """Capacitance of the unit cube: convergence on uniform and graded meshes, and the finest mesh in two minutes.
 
 The mesh is written to a file and read by meshio. Galerkin's method with piecewise constants; the compressed matrix is
-solved by conjugate gradients with a loose factorisation. The exact value is that of J. Helsing and K.-M. Perfekt (2013).
+solved by conjugate gradients with a loose factorisation. The exact value: J. Helsing, K.-M. Perfekt, 2013.
 """
 
 from __future__ import annotations

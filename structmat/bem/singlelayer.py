@@ -83,11 +83,11 @@ class SingleLayer:
         self.shape = (len(mesh), len(mesh))
         corners = np.ascontiguousarray(mesh.corners.reshape(-1, 9))
         seven, three = radon_rule(), three_point_rule()
-        near, far = (_rule_points(mesh.corners, rule) for rule in (seven, three))
+        near, far = (_padded_points(mesh.corners, rule) for rule in (seven, three))
         self._flat = (corners, mesh.normals)
         self._geometry = (
-            *self._flat, mesh.areas, mesh.centroids, mesh.radii, edge_rule(_TOUCHING_ORDER), seven,
-            near, seven[:, 2].copy(), far, three[:, 2].copy(),
+            *self._flat, mesh.areas, mesh.centroids, mesh.radii, edge_rule(_TOUCHING_ORDER), quartered(seven), seven,
+            *near, *far,
         )  # fmt: skip
         self.scale = np.array([cpu_bem.self_integral(corners, mesh.areas, t) for t in range(len(mesh))]) ** -0.5
 
@@ -156,6 +156,13 @@ def radon_rule() -> NumpyArray:
     return np.array(points)
 
 
+def quartered(rule: NumpyArray) -> NumpyArray:
+    """A rule on each of the four equal parts of the triangle."""
+    u, v, w = 0.5 * rule[:, 0], 0.5 * rule[:, 1], 0.25 * rule[:, 2]
+    parts = [(u, v), (u + 0.5, v), (u, v + 0.5), (0.5 - u, 0.5 - v)]
+    return np.concatenate([np.stack([*part, w], axis=1) for part in parts])
+
+
 def edge_rule(order: int) -> NumpyArray:
     """3 order^2 points that gather at the edges, for functions whose slope across an edge has a logarithm.
 
@@ -171,6 +178,13 @@ def edge_rule(order: int) -> NumpyArray:
 
 
 def _rule_points(corners: NumpyArray, rule: NumpyArray) -> NumpyArray:
-    """The points of a rule on all triangles (n, 3, 3): (n, 3 q)."""
+    """The points of a rule on all triangles (n, 3, 3): (n, q, 3)."""
     shares = np.stack([1.0 - rule[:, 0] - rule[:, 1], rule[:, 0], rule[:, 1]], axis=1)
-    return np.einsum("qk,nkd->nqd", shares, corners).reshape(len(corners), -1)
+    return np.einsum("qk,nkd->nqd", shares, corners)
+
+
+def _padded_points(corners: NumpyArray, rule: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
+    """Coordinates (n, 3, q) and weights (q,): q is a multiple of four, the points too many are the first one again."""
+    more = -len(rule) % 4
+    points = _rule_points(corners, np.concatenate([rule, np.repeat(rule[:1], more, axis=0)]))
+    return np.ascontiguousarray(points.swapaxes(1, 2)), np.append(rule[:, 2], np.zeros(more))

@@ -1,7 +1,8 @@
 """Compiled kernels for the CPU: Galerkin integrals of 1 / |x - y| over pairs of flat triangles.
 
-Triangles are rows of plain arrays: `corners` (n, 9) holds three points one after the other, `points` (n, 3 q) the
-quadrature points of a rule. See `structmat.bem.singlelayer` for the formulas and the choice of the rules.
+Triangles are rows of plain arrays: `corners` (n, 9) holds three points one after the other, `points` (n, 3, q) the
+coordinates of the quadrature points of a rule, padded so that whole vectors of them are read. See
+`structmat.bem.singlelayer` for the formulas and the choice of the rules.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from numba import uint64
 
 from .cpu import jit
 
-# Rules by the gap between two triangles, in units of the radius of the smaller one (TOUCHING) or of the larger one:
-# the relative errors of the rules, on random pairs with such gaps, are about 1e-5 and less.
-TOUCHING, NEAR, FAR = 0.3, 0.5, 12.0
+# Rules by the gap between two triangles, in units of the radius of the smaller one (CLOSE) or of the larger one: the
+# relative errors of the rules, on random pairs with such gaps, are about 1e-5 and less.
+CLOSE, NEAR, FAR = 0.3, 0.5, 12.0
 
 
 @jit
@@ -90,21 +91,26 @@ def exact_inside(corners, normals, areas, outer, inner, rule):
 
 @jit
 def by_points(points, weights, areas, i, j):
-    """The integral over both triangles by the points (n, 3 q) of one rule with weights (q,)."""
+    """The integral over both triangles by the points (n, 3, q) of one rule with weights (q,), padded with zeros."""
     total = 0.0
     q = uint64(weights.shape[0])
+    i, j = uint64(i), uint64(j)
     for a in range(q):
-        x, y, z = points[i, 3 * a], points[i, 3 * a + 1], points[i, 3 * a + 2]
+        if weights[a] == 0.0:
+            break
+        x, y, z = points[i, 0, a], points[i, 1, a], points[i, 2, a]
         part = 0.0
         for b in range(q):
-            dx, dy, dz = points[j, 3 * b] - x, points[j, 3 * b + 1] - y, points[j, 3 * b + 2] - z
+            dx, dy, dz = points[j, 0, b] - x, points[j, 1, b] - y, points[j, 2, b] - z
             part += weights[b] / np.sqrt(dx * dx + dy * dy + dz * dz)
         total += weights[a] * part
     return total * areas[i] * areas[j]
 
 
 @jit
-def pair_integral(corners, normals, areas, centres, radii, fine, middle, near, near_weights, far, far_weights, i, j):
+def pair_integral(
+    corners, normals, areas, centres, radii, touching, close, middle, near, near_weights, far, far_weights, i, j
+):
     """The integral over triangles i and j; the outer one is the smaller one, so that (i, j) and (j, i) agree."""
     if i == j:
         return self_integral(corners, areas, i)
@@ -118,12 +124,25 @@ def pair_integral(corners, normals, areas, centres, radii, fine, middle, near, n
         return by_points(far, far_weights, areas, i, j)
     if gap > NEAR * radii[j]:
         return by_points(near, near_weights, areas, i, j)
-    return exact_inside(corners, normals, areas, i, j, middle if gap > TOUCHING * radii[i] else fine)
+    if gap > CLOSE * radii[i]:
+        return exact_inside(corners, normals, areas, i, j, middle)
+    return exact_inside(corners, normals, areas, i, j, touching if share_a_corner(corners, i, j) else close)
+
+
+@jit
+def share_a_corner(corners, i, j):
+    """Whether two triangles have a point in common, by its coordinates."""
+    for a in range(0, 9, 3):
+        for b in range(0, 9, 3):
+            same = corners[i, a] == corners[j, b] and corners[i, a + 1] == corners[j, b + 1]
+            if same and corners[i, a + 2] == corners[j, b + 2]:
+                return True
+    return False
 
 
 @jit
 def single_layer_blocks(
-    corners, normals, areas, centres, radii, fine, middle, near, near_weights, far, far_weights, scale,
+    corners, normals, areas, centres, radii, touching, close, middle, near, near_weights, far, far_weights, scale,
     rows, cols, out, first, last,
 ):  # fmt: skip
     """Rows first .. last - 1 of all rows of the blocks out (nb, p, q) at triangles rows (nb, p) and cols (nb, q)."""
@@ -134,7 +153,20 @@ def single_layer_blocks(
         for c in range(q):
             j = cols[b, c]
             value = pair_integral(
-                corners, normals, areas, centres, radii, fine, middle, near, near_weights, far, far_weights, i, j
+                corners,
+                normals,
+                areas,
+                centres,
+                radii,
+                touching,
+                close,
+                middle,
+                near,
+                near_weights,
+                far,
+                far_weights,
+                i,
+                j,
             )
             out[b, a, c] = scale[i] * scale[j] * value
 

@@ -8,7 +8,7 @@ import scipy.integrate as integrate
 
 import structmat as sm
 from structmat.bem import SingleLayer, TriangleMesh, capacitance
-from structmat.bem.singlelayer import edge_rule, radon_rule, three_point_rule
+from structmat.bem.singlelayer import edge_rule, quartered, radon_rule, three_point_rule
 from structmat.engine import cpu_bem
 
 # J. Helsing, K.-M. Perfekt, "On the polarizability and capacitance of the cube", 2013
@@ -148,7 +148,7 @@ def test_triangles_apart(distance, rng):
 
 
 @pytest.mark.parametrize(
-    ("rule", "degree"), [(three_point_rule(), 2), (radon_rule(), 5), (edge_rule(6), 4)], ids=["3", "7", "edge"]
+    ("rule", "degree"), [(three_point_rule(), 2), (radon_rule(), 5), (quartered(radon_rule()), 5), (edge_rule(6), 4)]
 )
 def test_rules(rule, degree):
     """Monomials u^a v^b over the triangle: a! b! / (a + b + 2)!, times 2 for weights that sum to 1."""
