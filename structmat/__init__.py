@@ -31,6 +31,7 @@ from .tree import ClusterTree, KDSplitter, PrincipalAxisSplitter
 
 if TYPE_CHECKING:
     from .advice import advise
+    from .h2.matrix import H2Matrix
     from .hmatrix.matrix import HMatrix
     from .hodlr.matrix import HODLRMatrix
     from .hss.matrix import HSSMatrix
@@ -47,6 +48,7 @@ __all__ = [
     "ConvergenceWarning",
     "DeviceError",
     "FileFormatError",
+    "H2Matrix",
     "HMatrix",
     "HODLRMatrix",
     "HSSMatrix",
@@ -79,6 +81,7 @@ __all__ = [
 
 # What needs Numba is imported when it is first asked for: `import structmat` stays quick.
 _LAZY = {
+    "H2Matrix": ".h2.matrix",
     "HMatrix": ".hmatrix.matrix",
     "HODLRMatrix": ".hodlr.matrix",
     "HSSMatrix": ".hss.matrix",

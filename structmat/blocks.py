@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ._backend import like, namespace, numpy_dtype
 from ._typing import Array, IntArray, NumpyArray
 
 
@@ -119,6 +120,189 @@ class NestedBasis:
     def map(self, function: Any) -> NestedBasis:
         """The basis with `function` applied to the array of each level; identity parts are written out."""
         return NestedBasis(tuple(function(self[level]) for level in range(1, self.depth + 1)), self.ranks)
+
+
+@dataclass(frozen=True)
+class RaggedBatch:
+    """Blocks of different shapes on one level, one after another.
+
+    Attributes
+    ----------
+    data : (total,) array
+        The numbers of all blocks, each row by row.
+    rows, cols : (nb,) int arrays
+        The row node and the column node of each block.
+    heights, widths : (nb,) int arrays
+        The shape of each block.
+    """
+
+    data: Array  # (total,)
+    rows: IntArray  # (nb,)
+    cols: IntArray  # (nb,)
+    heights: IntArray  # (nb,)
+    widths: IntArray  # (nb,)
+
+    @property
+    def starts(self) -> IntArray:
+        """Where each block begins in `data`, and where the last one ends, (nb + 1,)."""
+        return np.append(0, np.cumsum(self.heights * self.widths))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the blocks, without those of the node numbers."""
+        return array_bytes(self.data)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def padded(self, p: int, q: int) -> BlockBatch:
+        """The same blocks as a batch of (p, q) blocks, with zeros to the right and below."""
+        return BlockBatch(padded_blocks(self.data, self.heights, self.widths, p, q), self.rows, self.cols)
+
+
+@dataclass(frozen=True)
+class RaggedBasis:
+    """A nested basis in which each node has a rank of its own; see `NestedBasis`.
+
+    Attributes
+    ----------
+    levels : tuple of flat arrays, for l = 1 .. depth
+        The bases of a level, one node after another, each transposed: k rows of p numbers, or of p - k where `orders`
+        are there. At the leaves p is the padded leaf size, above it is the sum of the ranks of the children.
+    ranks : tuple of (2**l,) int arrays
+        The rank k of each node.
+    leaf_size : int
+        The padded leaf size.
+    orders : tuple of flat int arrays, optional
+        Interpolative bases: p numbers a node; its rows order[:k] are the identity, the others are stored.
+    """
+
+    levels: tuple[Array, ...]
+    ranks: tuple[IntArray, ...]
+    leaf_size: int
+    orders: tuple[IntArray, ...] | None = None
+
+    @property
+    def depth(self) -> int:
+        """Number of levels below the root."""
+        return len(self.levels)
+
+    def heights(self, level: int) -> IntArray:
+        """The number of rows p of each node of a level."""
+        if level == self.depth:
+            return np.full(1 << level, self.leaf_size)
+        return self.ranks[level].reshape(-1, 2).sum(axis=1)
+
+    def width(self, level: int) -> int:
+        """The largest rank of a level, 1 to depth."""
+        return int(self.ranks[level - 1].max(initial=0))
+
+    @property
+    def max_rank(self) -> int:
+        """The largest rank over all levels and nodes; 0 where there are no levels."""
+        return max((int(r.max(initial=0)) for r in self.ranks), default=0)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the bases, and of the orders where there are any."""
+        indices = () if self.orders is None else self.orders
+        return sum(array_bytes(a) for a in (*self.levels, *indices))
+
+    def __getitem__(self, level: int) -> Array:
+        """The padded bases (2**l, p, k) of a level; above the leaves p is twice the width of the level below."""
+        if self.orders is not None:
+            return self.full()[level]
+        ranks, heights, k = self.ranks[level - 1], self.heights(level)[:, None], self.width(level)
+        starts = np.cumsum(ranks * heights[:, 0]) - ranks * heights[:, 0]
+        if level == self.depth:
+            row, inside = np.arange(self.leaf_size)[None, :], np.ones((1, self.leaf_size), dtype=bool)
+        else:
+            below, children = self.width(level + 1), self.ranks[level].reshape(-1, 2)
+            local = np.tile(np.arange(below), 2)[None, :]
+            second = (np.arange(2 * below) >= below)[None, :]
+            row = local + second * children[:, :1]
+            inside = local < np.where(second, children[:, 1:], children[:, :1])
+        column = np.arange(k)
+        index = starts[:, None, None] + column * heights[:, :, None] + row[:, :, None]
+        return _gathered(self.levels[level - 1], index, inside[:, :, None] & (column < ranks[:, None, None]))
+
+    def padded(self) -> NestedBasis:
+        """The same basis with one width for each level, written out in full."""
+        return NestedBasis(tuple(self[level] for level in range(1, self.depth + 1)), self.ranks)
+
+    def full(self) -> RaggedBasis:
+        """The same basis with its identity parts written out."""
+        if self.orders is None:
+            return self
+        levels = [self._full_level(level) for level in range(1, self.depth + 1)]
+        return RaggedBasis(tuple(levels), self.ranks, self.leaf_size)
+
+    def _full_level(self, level: int) -> NumpyArray:
+        assert self.orders is not None
+        stored, order, ranks, heights = self.levels[level - 1], self.orders[level - 1], *self._shapes(level)
+        out = np.zeros(int((ranks * heights).sum()), dtype=stored.dtype)
+        starts, first = np.cumsum(ranks * heights) - ranks * heights, np.cumsum(heights) - heights
+        node, j = _places(ranks)
+        out[starts[node] + j * heights[node] + order[first[node] + j]] = 1
+        rest = heights - ranks
+        node, flat = _places(ranks * rest)
+        j, i = flat // np.maximum(rest[node], 1), flat % np.maximum(rest[node], 1)
+        out[starts[node] + j * heights[node] + order[first[node] + ranks[node] + i]] = stored
+        return out
+
+    def _shapes(self, level: int) -> tuple[IntArray, IntArray]:
+        return self.ranks[level - 1], self.heights(level)
+
+    def map(self, function: Any) -> RaggedBasis:
+        """The basis with `function` applied to the array of each level; identity parts are written out."""
+        full = self.full()
+        return RaggedBasis(tuple(function(a) for a in full.levels), full.ranks, full.leaf_size)
+
+    @classmethod
+    def of(cls, basis: NestedBasis) -> RaggedBasis:
+        """The ragged form of a padded basis with true ranks."""
+        ranks, levels = basis.ranks, []
+        for level in range(1, basis.depth + 1):
+            turned = np.swapaxes(basis[level], 1, 2)
+            rows = np.arange(turned.shape[2])[None, :]
+            if level == basis.depth:
+                inside = np.ones_like(rows, dtype=bool)
+            else:
+                below, children = basis.width(level + 1), ranks[level].reshape(-1, 2)
+                inside = rows % below < np.where(rows < below, children[:, :1], children[:, 1:]) if below else rows < 0
+            chosen = inside[:, None, :] & (np.arange(turned.shape[1])[:, None] < ranks[level - 1][:, None, None])
+            levels.append(turned[np.broadcast_to(chosen, turned.shape)])
+        return cls(tuple(levels), ranks, basis.height(basis.depth) if basis.depth else 0)
+
+
+def _places(counts: IntArray) -> tuple[IntArray, IntArray]:
+    """For `counts` things of each node: the node of each, and its number among those of the node."""
+    node = np.repeat(np.arange(len(counts)), counts)
+    return node, np.arange(len(node)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def _gathered(data: Array, index: IntArray, inside: NumpyArray) -> Array:
+    """Data[index], with zeros where not `inside`."""
+    xp = namespace(data)
+    inside = np.broadcast_to(inside, index.shape)
+    if not int(np.prod(data.shape)):
+        return like(np.zeros(index.shape, numpy_dtype(data)), data)
+    values = xp.reshape(xp.take(data, like(np.where(inside, index, 0).ravel(), data), axis=0), index.shape)
+    return xp.where(like(inside, data), values, xp.zeros_like(values))
+
+
+def padded_blocks(data: Array, heights: IntArray, widths: IntArray, p: int, q: int) -> Array:
+    """Blocks that follow each other in `data`, row by row, as (nb, p, q) with zeros to the right and below."""
+    starts = (np.cumsum(heights * widths) - heights * widths)[:, None, None]
+    rows, columns = heights[:, None, None], widths[:, None, None]
+    i, j = np.arange(p)[:, None], np.arange(q)
+    return _gathered(data, starts + i * columns + j, (i < rows) & (j < columns))
+
+
+def ragged_blocks(blocks: NumpyArray, heights: IntArray, widths: IntArray) -> NumpyArray:
+    """The inverse of `padded_blocks`: the upper left corners of blocks (nb, p, q), one after another."""
+    i, j = np.arange(blocks.shape[1])[None, :, None], np.arange(blocks.shape[2])[None, None, :]
+    return blocks[(i < heights[:, None, None]) & (j < widths[:, None, None])]
 
 
 def expand_interpolation(rest: NumpyArray, order: IntArray) -> NumpyArray:

@@ -99,80 +99,79 @@ def conjugated_columns_times(buffer, start, rows, cols, x, x0, y, y0):
 
 
 @jit
-def apply_list(buffer, pointers, entries, node, p, q, adjointly, x, x0, y, y0):
-    """Add the blocks of one row of the block list to y[y0 + node p]; x holds the nodes of the level from x0 on."""
-    for e in range(pointers[node], pointers[node + 1]):
-        start = uint64(entries[e, 0])
-        source = uint64(x0) + uint64(entries[e, 1]) * uint64(q)
-        target = uint64(y0) + uint64(node) * uint64(p)
-        if (entries[e, 2] != 0) != adjointly:
-            conjugated_columns_times(buffer, start, uint64(q), uint64(p), x, source, y, target)
-        else:
-            rows_times(buffer, start, uint64(p), uint64(q), x, source, y, target)
+def apply_block(buffer, start, p, q, turned, x, source, y, target):
+    """Add a stored block of the shape (p, q) of its action, or its adjoint where `turned`, times x to y."""
+    if turned:
+        conjugated_columns_times(buffer, uint64(start), uint64(q), uint64(p), x, uint64(source), y, uint64(target))
+    else:
+        rows_times(buffer, uint64(start), uint64(p), uint64(q), x, uint64(source), y, uint64(target))
 
 
 @jit
-def nested_up(buffer, basis, orders, places, x, coefficients, root, split, top, bottom):
+def nested_up(buffer, basis, orders, places, x, coefficients, root, split, top, bottom, depth):
     """Coefficients of the levels `bottom` .. `top` below node `root` of level `split`, from the leaves up.
 
-    basis (depth + 1, 4): start in the buffer, p, k and start in `orders` (-1: a full basis) of each level; places
-    (depth + 2,): where its coefficients begin.
+    Nodes are numbered level by level. basis (nodes, 4): start in the buffer, p, k and start in `orders` (-1: a full
+    basis) of each; places (nodes + 1,): where its coefficients begin.
     """
-    depth = basis.shape[0] - 1
     work = np.empty(basis[:, 1].max(), dtype=x.dtype)
     for level in range(bottom, top - 1, -1):
-        start, p, k, index = basis[level]
-        for node in range(root << (level - split), (root + 1) << (level - split)):
-            out = uint64(places[level] + node * k)
+        offset = (1 << level) - 1
+        for node in range(offset + (root << (level - split)), offset + ((root + 1) << (level - split))):
+            start, p, k, index = basis[node]
+            out = uint64(places[node])
             for j in range(uint64(k)):
                 coefficients[out + j] = 0
             if level == depth:
-                below, at = x, uint64(node * p)
+                below, at = x, uint64((node - offset) * p)
             else:
-                below, at = coefficients, uint64(places[level + 1] + node * p)
+                below, at = coefficients, uint64(places[2 * node + 1])
             if index < 0:
-                block = uint64(start + node * p * k)
-                conjugated_rows_times(buffer, block, uint64(k), uint64(p), below, at, coefficients, out)
+                conjugated_rows_times(buffer, uint64(start), uint64(k), uint64(p), below, at, coefficients, out)
                 continue
-            order = uint64(index + node * p)
+            order = uint64(index)
             for j in range(uint64(k)):
                 coefficients[out + j] = below[at + uint64(orders[order + j])]
             for j in range(uint64(p - k)):
                 work[j] = below[at + uint64(orders[order + uint64(k) + j])]
-            block = uint64(start + node * (p - k) * k)
-            conjugated_rows_times(buffer, block, uint64(k), uint64(p - k), work, uint64(0), coefficients, out)
+            conjugated_rows_times(
+                buffer, uint64(start), uint64(k), uint64(p - k), work, uint64(0), coefficients, out
+            )  # fmt: skip
 
 
 @jit
 def nested_down(
-    buffer, basis, orders, other_widths, places, other_places, pointers, entries, adjointly,
-    sources, coefficients, y, root, split, top, bottom,
+    buffer, basis, orders, places, other, other_places, pointers, entries, adjointly, sources, coefficients, y, root,
+    split, top, bottom, depth,
 ):  # fmt: skip
-    """Couplings of the levels `top` .. `bottom` below one node, then the target basis, added to children or leaves."""
-    depth = basis.shape[0] - 1
+    """Couplings of the levels `top` .. `bottom` below one node, then the target basis, added to children or leaves.
+
+    pointers (nodes + 1,), entries (blocks, 3): for each node the blocks that act on it, start in the buffer, other node
+    (in the table `other`), and whether the block stands for its adjoint.
+    """
     work = np.empty(basis[:, 1].max(), dtype=y.dtype)
     for level in range(top, bottom + 1):
-        start, p, k, index = basis[level]
         offset = (1 << level) - 1
-        for node in range(root << (level - split), (root + 1) << (level - split)):
-            out = uint64(places[level] + node * k)
-            apply_list(
-                buffer, pointers[offset:], entries, node, k, other_widths[level], adjointly,
-                sources, other_places[level], coefficients, places[level],
-            )  # fmt: skip
+        for node in range(offset + (root << (level - split)), offset + ((root + 1) << (level - split))):
+            start, p, k, index = basis[node]
+            out = uint64(places[node])
+            for e in range(pointers[node], pointers[node + 1]):
+                block, source, mirrored = entries[e]
+                apply_block(
+                    buffer, block, k, other[source, 2], (mirrored != 0) != adjointly, sources, other_places[source],
+                    coefficients, out,
+                )  # fmt: skip
             if level == depth:
-                below, at = y, uint64(node * p)
+                below, at = y, uint64((node - offset) * p)
             else:
-                below, at = coefficients, uint64(places[level + 1] + node * p)
+                below, at = coefficients, uint64(places[2 * node + 1])
             if index < 0:
-                block = uint64(start + node * p * k)
-                columns_times(buffer, block, uint64(k), uint64(p), coefficients, out, below, at)
+                columns_times(buffer, uint64(start), uint64(k), uint64(p), coefficients, out, below, at)
                 continue
-            order = uint64(index + node * p)
+            order = uint64(index)
             for j in range(uint64(p - k)):
                 work[j] = 0
-            block = uint64(start + node * (p - k) * k)
-            columns_times(buffer, block, uint64(k), uint64(p - k), coefficients, out, work, uint64(0))
+            columns_times(buffer, uint64(start), uint64(k), uint64(p - k), coefficients, out, work, uint64(0))
             for j in range(uint64(k)):
                 below[at + uint64(orders[order + j])] += coefficients[out + j]
             for j in range(uint64(p - k)):
@@ -185,4 +184,6 @@ def near_field(buffer, pointers, entries, adjointly, x, y, first, last, p, q):
     for node in range(first, last):
         for j in range(uint64(node * p), uint64((node + 1) * p)):
             y[j] = 0
-        apply_list(buffer, pointers, entries, node, p, q, adjointly, x, 0, y, 0)
+        for e in range(pointers[node], pointers[node + 1]):
+            block, source, mirrored = entries[e]
+            apply_block(buffer, block, p, q, (mirrored != 0) != adjointly, x, source * q, y, node * p)

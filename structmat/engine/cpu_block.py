@@ -13,75 +13,70 @@ from .cpu import jit
 
 
 @jit
-def block_list(buffer, pointers, entries, node, p, q, adjointly, x, x0, y, y0, work):
-    """Add the blocks of one row of the block list to y[y0 + node p:]; x holds the nodes of the level from row x0 on."""
-    target = y[y0 + node * p : y0 + (node + 1) * p]
-    for e in range(pointers[node], pointers[node + 1]):
-        start, other, mirrored = entries[e]
-        source = x[x0 + other * q : x0 + (other + 1) * q]
-        if (mirrored != 0) != adjointly:
-            block = np.ascontiguousarray(np.conj(buffer[start : start + p * q].reshape((q, p)).T))
-            np.dot(block, source, work[:p])
-        else:
-            np.dot(buffer[start : start + p * q].reshape((p, q)), source, work[:p])
-        target += work[:p]
+def block_times(buffer, start, p, q, turned, source, target, work):
+    """As `cpu.apply_block`, for the rows `source` of the vectors and the rows `target` of the result."""
+    if turned:
+        block = np.ascontiguousarray(np.conj(buffer[start : start + p * q].reshape((q, p)).T))
+        np.dot(block, source, work[:p])
+    else:
+        np.dot(buffer[start : start + p * q].reshape((p, q)), source, work[:p])
+    target += work[:p]
 
 
 @jit
-def block_up(buffer, basis, orders, places, x, coefficients, root, split, top, bottom):
+def block_up(buffer, basis, orders, places, x, coefficients, root, split, top, bottom, depth):
     """As `cpu.nested_up`; x (leaves q, m). The conjugate is taken of the vectors, not of the basis."""
-    depth, columns = basis.shape[0] - 1, x.shape[1]
+    columns = x.shape[1]
     work = np.empty((basis[:, 1].max(), columns), dtype=x.dtype)
     product = np.empty((basis[:, 2].max(), columns), dtype=x.dtype)
     for level in range(bottom, top - 1, -1):
-        start, p, k, index = basis[level]
-        rest = p if index < 0 else p - k
-        for node in range(root << (level - split), (root + 1) << (level - split)):
-            at = node * p if level == depth else places[level + 1] + node * p
+        offset = (1 << level) - 1
+        for node in range(offset + (root << (level - split)), offset + ((root + 1) << (level - split))):
+            start, p, k, index = basis[node]
+            rest = p if index < 0 else p - k
+            at = (node - offset) * p if level == depth else places[2 * node + 1]
             below = (x if level == depth else coefficients)[at : at + p]
-            out = coefficients[places[level] + node * k : places[level] + (node + 1) * k]
+            out = coefficients[places[node] : places[node] + k]
             for j in range(rest):
-                row = below[j] if index < 0 else below[orders[index + node * p + k + j]]
+                row = below[j] if index < 0 else below[orders[index + k + j]]
                 for c in range(columns):
                     work[j, c] = np.conj(row[c])
-            block = buffer[start + node * rest * k : start + (node + 1) * rest * k].reshape((k, rest))
-            np.dot(block, work[:rest], product[:k])
+            np.dot(buffer[start : start + rest * k].reshape((k, rest)), work[:rest], product[:k])
             for j in range(k):
                 for c in range(columns):
                     out[j, c] = np.conj(product[j, c])
                 if index >= 0:
-                    out[j] += below[orders[index + node * p + j]]
+                    out[j] += below[orders[index + j]]
 
 
 @jit
 def block_down(
-    buffer, basis, orders, other_widths, places, other_places, pointers, entries, adjointly,
-    sources, coefficients, y, root, split, top, bottom,
+    buffer, basis, orders, places, other, other_places, pointers, entries, adjointly, sources, coefficients, y, root,
+    split, top, bottom, depth,
 ):  # fmt: skip
     """As `cpu.nested_down`; y (leaves p, m)."""
-    depth = basis.shape[0] - 1
-    work = np.empty((basis[:, 1].max(), y.shape[1]), dtype=y.dtype)
+    work = np.empty((max(basis[:, 1].max(), basis[:, 2].max()), y.shape[1]), dtype=y.dtype)
     for level in range(top, bottom + 1):
-        start, p, k, index = basis[level]
-        rest = p if index < 0 else p - k
         offset = (1 << level) - 1
-        for node in range(root << (level - split), (root + 1) << (level - split)):
-            block_list(
-                buffer, pointers[offset:], entries, node, k, other_widths[level], adjointly,
-                sources, other_places[level], coefficients, places[level], work,
-            )  # fmt: skip
-            own = coefficients[places[level] + node * k : places[level] + (node + 1) * k]
-            at = node * p if level == depth else places[level + 1] + node * p
+        for node in range(offset + (root << (level - split)), offset + ((root + 1) << (level - split))):
+            start, p, k, index = basis[node]
+            rest = p if index < 0 else p - k
+            own = coefficients[places[node] : places[node] + k]
+            for e in range(pointers[node], pointers[node + 1]):
+                block, source, mirrored = entries[e]
+                q, first = other[source, 2], other_places[source]
+                turned = (mirrored != 0) != adjointly
+                block_times(buffer, block, k, q, turned, sources[first : first + q], own, work)
+            at = (node - offset) * p if level == depth else places[2 * node + 1]
             below = (y if level == depth else coefficients)[at : at + p]
-            block = buffer[start + node * rest * k : start + (node + 1) * rest * k].reshape((k, rest))
-            np.dot(block.T, own, work[:rest])
+            np.dot(buffer[start : start + rest * k].reshape((k, rest)).T, own, work[:rest])
             if index < 0:
                 below += work[:rest]
                 continue
             for j in range(k):
-                below[orders[index + node * p + j]] += own[j]
+                below[orders[index + j]] += own[j]
             for j in range(rest):
-                below[orders[index + node * p + k + j]] += work[j]
+                below[orders[index + k + j]] += work[j]
 
 
 @jit
@@ -90,4 +85,8 @@ def block_near(buffer, pointers, entries, adjointly, x, y, first, last, p, q):
     y[first * p : last * p] = 0
     work = np.empty((p, y.shape[1]), dtype=y.dtype)
     for node in range(first, last):
-        block_list(buffer, pointers, entries, node, p, q, adjointly, x, 0, y, 0, work)
+        target = y[node * p : (node + 1) * p]
+        for e in range(pointers[node], pointers[node + 1]):
+            block, source, mirrored = entries[e]
+            turned = (mirrored != 0) != adjointly
+            block_times(buffer, block, p, q, turned, x[source * q : (source + 1) * q], target, work)

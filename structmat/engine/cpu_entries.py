@@ -1,4 +1,4 @@
-"""Compiled kernel for the CPU: single entries of a matrix with nested bases under weak admissibility."""
+"""Compiled kernels for the CPU: single entries of matrices with nested bases, and of independent blocks."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from .cpu import jit
 
 
 @jit
-def climb(buffer, table, orders, node, local, depth, level, out, work):
-    """Row `local` of leaf `node` of a nested basis, expressed in the basis of its ancestor on `level`; into out."""
-    leaf_row(buffer, table[depth], orders, node, local, out)
-    for step in range(depth - 1, level - 1, -1):
-        below = table[step + 1, 2]
-        half = (node & 1) * below
-        node >>= 1
-        start, p, k, index = table[step]
+def climb(buffer, table, orders, node, local, target, out, work):
+    """Row `local` of leaf `node` of a nested basis, expressed in the basis of its ancestor `target`; into out."""
+    leaf_row(buffer, table[node], orders, local, out)
+    while node != target:
+        below = table[node, 2]
+        shift = 0 if node & 1 else table[node - 1, 2]  # left children have odd numbers
+        node = (node - 1) >> 1
+        start, p, k, index = table[node]
+        block = start
         if index < 0:
-            block, length = start + node * p * k + half, below
+            block, length = start + shift, below
             for i in range(below):
                 work[i] = out[i]
             for c in range(k):
                 out[c] = 0
         else:  # the identity part moves coefficients; the others are brought into the order of the stored rows
-            block, length = start + node * (p - k) * k, p - k
+            length = p - k
             for place in range(p):
-                row = orders[index + node * p + place] - half
+                row = orders[index + place] - shift
                 work[place] = out[row] if 0 <= row < below else buffer.dtype.type(0)
             for c in range(k):
                 out[c] = work[c]
@@ -42,62 +43,71 @@ def climb(buffer, table, orders, node, local, depth, level, out, work):
 
 
 @jit
-def leaf_row(buffer, entry, orders, node, local, out):
+def leaf_row(buffer, entry, orders, local, out):
     """One row of one leaf's basis."""
     start, p, k, index = entry
     if index < 0:
         for c in range(k):
-            out[c] = buffer[start + node * p * k + c * p + local]
+            out[c] = buffer[start + c * p + local]
         return
     place = 0
-    while orders[index + node * p + place] != local:
+    while orders[index + place] != local:
         place += 1
     for c in range(k):
         if place < k:
             out[c] = 1 if c == place else 0
         else:
-            out[c] = buffer[start + (node * k + c) * (p - k) + place - k]
+            out[c] = buffer[start + c * (p - k) + place - k]
 
 
 @jit
-def entry_values(
-    buffer, row_table, col_table, orders, pointers, entries, near_start, near_shape,
-    row_leaf, row_local, col_leaf, col_local, values, first, last,
+def basis_rows(buffer, table, orders, nodes, leaves, local, out, first, last):
+    """Rows of the bases of some nodes, out (m, k): of the index at `local` in the leaf `leaves[m]` below `nodes[m]`."""
+    work = np.empty(max(table[:, 1].max(), table[:, 2].max()), dtype=buffer.dtype)
+    row = np.empty(table[:, 2].max(), dtype=buffer.dtype)
+    for m in range(first, last):
+        climb(buffer, table, orders, leaves[m], local[m], nodes[m], row, work)
+        for c in range(table[nodes[m], 2]):
+            out[m, c] = row[c]
+
+
+@jit
+def nested_entries(
+    buffer, row_table, col_table, orders, blocks, row_nodes, col_nodes, row_leaf, row_local, col_leaf, col_local,
+    mirrored, values, first, last,
 ):  # fmt: skip
-    """values[m] = A[i, j] for the leaves and the places in them of i and j."""
-    depth = row_table.shape[0] - 1
+    """values[m] = A[i, j] for the leaves (nodes) and the places in them of i and j.
+
+    blocks (m, 3): start and shape of the block that the entry belongs to, between the nodes row_nodes and col_nodes;
+    where those are the leaves themselves and mirrored is 2 or 3, the block is dense. An odd `mirrored`: the block
+    stands for its adjoint there.
+    """
     width = max(row_table[:, 2].max(), col_table[:, 2].max())
     left, right = np.empty(width, dtype=buffer.dtype), np.empty(width, dtype=buffer.dtype)
     work = np.empty(max(row_table[:, 1].max(), col_table[:, 1].max(), width), dtype=buffer.dtype)
-    p, q = near_shape
     for m in range(first, last):
-        t, s = row_leaf[m], col_leaf[m]
-        if t == s:
-            values[m] = buffer[near_start + (t * p + row_local[m]) * q + col_local[m]]
+        block, p, q = blocks[m]
+        if mirrored[m] == 2:
+            values[m] = buffer[block + row_local[m] * q + col_local[m]]
             continue
-        level, node, other = depth, t, s
-        while node ^ 1 != other:
-            node >>= 1
-            other >>= 1
-            level -= 1
-        climb(buffer, row_table, orders, t, row_local[m], depth, level, left, work)
-        climb(buffer, col_table, orders, s, col_local[m], depth, level, right, work)
-        e = pointers[(1 << level) - 1 + node]
-        block, mirrored = entries[e, 0], entries[e, 2] != 0
-        k, kv = row_table[level, 2], col_table[level, 2]
+        if mirrored[m] == 3:
+            values[m] = np.conj(buffer[block + col_local[m] * q + row_local[m]])
+            continue
+        climb(buffer, row_table, orders, row_leaf[m], row_local[m], row_nodes[m], left, work)
+        climb(buffer, col_table, orders, col_leaf[m], col_local[m], col_nodes[m], right, work)
         total = buffer.dtype.type(0)
-        if mirrored:  # the block stands for its adjoint: sum of left_i conj(B_ji) conj(right_j)
-            for j in range(kv):
+        if mirrored[m] == 1:  # sum of left_i conj(B_ji) conj(right_j)
+            for j in range(p):
                 part = buffer.dtype.type(0)
-                row = uint64(block + j * k)
-                for i in range(uint64(k)):
+                row = uint64(block + j * q)
+                for i in range(uint64(q)):
                     part += left[i] * np.conj(buffer[row + i])
                 total += part * np.conj(right[j])
         else:
-            for i in range(k):
+            for i in range(p):
                 part = buffer.dtype.type(0)
-                row = uint64(block + i * kv)
-                for j in range(uint64(kv)):
+                row = uint64(block + i * q)
+                for j in range(uint64(q)):
                     part += buffer[row + j] * np.conj(right[j])
                 total += left[i] * part
         values[m] = total

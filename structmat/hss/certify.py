@@ -49,7 +49,7 @@ def by_entries(
 
 def _stratified(a: HSSMatrix, source: EntrySource, rng: np.random.Generator) -> tuple[float, float]:
     """Estimate of the squared error off the diagonal blocks, and its standard deviation."""
-    from .entries import entry_values
+    from ..nested.entries import entry_values
 
     total, variance = 0.0, 0.0
     for level in range(1, a.row_tree.depth + 1):

@@ -8,12 +8,12 @@ import numpy as np
 
 from .. import _check
 from .._backend import is_numpy
-from .._typing import Array, IntArray, NumpyArray
+from .._typing import NumpyArray
 from ..base import Factorization, StructuredMatrix
 from ..blocks import BlockBatch
 from ..certificate import Certificate
 from ..exceptions import DeviceError, ShapeError, TreeMismatchError
-from ..nested import NestedStorage
+from ..nested import NestedMatrix, NestedStorage
 from ..tree import ClusterTree, require_equal_trees
 from . import arithmetic, truncate
 from .constructors import HSSConstructors
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["HSSMatrix"]
 
 
-class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
+class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
     """A hierarchically semiseparable matrix: weak admissibility (siblings), nested bases.
 
     Build one with a constructor: `from_dense`, `from_entries`, `from_kernel`, `from_operator`, `from_samples`,
@@ -79,75 +79,18 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
     # ------------------------------------------------------------------------------ properties
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the entries: float32, float64, complex64 or complex128."""
-        from .._backend import numpy_dtype
-
-        return numpy_dtype(self._storage.near.data)
-
-    @property
-    def symmetric(self) -> bool:
-        """Whether the matrix is stored as Hermitian: one basis and half of the couplings."""
-        return self._storage.half
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all stored arrays."""
-        return self._storage.nbytes
-
-    @property
     def generators(self) -> Generators:
         """Diagonal blocks, bases and couplings, as this view of the matrix sees them."""
-        s = self._storage
+        s: Any = self._storage
         stored = Generators(s.near.data, s.row_basis, s.col_basis, tuple(b.data for b in s.couplings), s.half)
         turned = stored.adjoint() if self._adjointly else stored
         return turned.conj() if self._conjugated and self.dtype.kind == "c" else turned
-
-    @property
-    def row_ranks(self) -> tuple[IntArray, ...]:
-        """True ranks of the row bases by level, from level 1."""
-        return (self._storage.col_basis if self._adjointly else self._storage.row_basis).ranks
-
-    @property
-    def col_ranks(self) -> tuple[IntArray, ...]:
-        """True ranks of the column bases by level, from level 1."""
-        return (self._storage.row_basis if self._adjointly else self._storage.col_basis).ranks
-
-    @property
-    def ranks(self) -> tuple[IntArray, ...]:
-        """The larger of the ranks of the row and of the column basis of each node, by level from level 1."""
-        return tuple(np.maximum(r, c) for r, c in zip(self.row_ranks, self.col_ranks, strict=True))
-
-    @property
-    def max_rank(self) -> int:
-        """The largest rank of any basis."""
-        return max((int(r.max()) for r in self.ranks), default=0)
 
     def __repr__(self) -> str:
         return (
             f"HSSMatrix(shape={self.shape}, dtype={self.dtype}, depth={self.row_tree.depth}, "
             f"max_rank={self.max_rank}, symmetric={self.symmetric}, {self.nbytes / 1e6:.3g} MB)"
         )
-
-    # -------------------------------------------------------------------------- views, products
-
-    def _oriented(self, *, adjointly: bool, conjugated: bool) -> HSSMatrix:
-        if self.symmetric and adjointly:  # A^H = A
-            adjointly = False
-        if self.dtype.kind != "c":
-            conjugated = False
-        if not (adjointly or conjugated):
-            return self
-        view = object.__new__(HSSMatrix)
-        view._storage = self._storage
-        view._adjointly = self._adjointly != adjointly
-        view._conjugated = self._conjugated != conjugated
-        view.row_tree, view.col_tree = (self.col_tree, self.row_tree) if adjointly else (self.row_tree, self.col_tree)
-        view.certificate = self.certificate
-        return view
-
-    def _product(self, x: Array, *, adjointly: bool, conjugated: bool) -> Array:
-        return self._storage.apply(x, adjointly=self._adjointly != adjointly, conjugated=self._conjugated != conjugated)
 
     def _with_arrays(self, function: Any) -> HSSMatrix:
         return HSSMatrix(self.generators.map(function), self.row_tree, self.col_tree, self.certificate)
@@ -270,18 +213,13 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, StructuredMatrix):
 
     # ----------------------------------------------------------------------- entries and norms
 
-    def _sub_block(self, rows: IntArray, cols: IntArray) -> NumpyArray:
-        from .entries import sub_block
-
-        return sub_block(self, rows, cols)
-
     def diagonal(self) -> NumpyArray:
         """The main diagonal, (min(m, n),). Cost O(n)."""
         count = min(self.shape)
         if self.shape[0] == self.shape[1] and self.row_tree == self.col_tree:
             d = np.diagonal(self.generators.diagonal, axis1=1, axis2=2)
             return self.row_tree.from_leaves(np.ascontiguousarray(d)[:, :, None])[:, 0]
-        from .entries import entry_values
+        from ..nested.entries import entry_values
 
         return entry_values(self, np.arange(count), np.arange(count))
 

@@ -1,8 +1,8 @@
-"""Single entries and sub-blocks of an HSS matrix. An entry costs O(k^2 log n)."""
+"""Single entries and sub-blocks of a matrix with nested bases. An entry costs O(k^2 log n)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -11,14 +11,11 @@ from .._typing import IntArray, NumpyArray
 from ..engine import cpu_entries
 from ..tree import ClusterTree
 
-if TYPE_CHECKING:
-    from .matrix import HSSMatrix
-
 # sub-blocks with more entries than this are extracted by products with unit vectors
 SINGLY = 1 << 14
 
 
-def entry_values(a: HSSMatrix, rows: IntArray, cols: IntArray) -> NumpyArray:
+def entry_values(a: Any, rows: IntArray, cols: IntArray) -> NumpyArray:
     """The entries A[rows[m], cols[m]]."""
     if a._adjointly:
         values = entry_values(a.H, cols, rows)
@@ -29,13 +26,14 @@ def entry_values(a: HSSMatrix, rows: IntArray, cols: IntArray) -> NumpyArray:
     packed = storage.packed()
     row_leaf, row_local = _in_leaves(a.row_tree, rows)
     col_leaf, col_local = _in_leaves(a.col_tree, cols)
+    blocks, level, mirrored = storage.blocks_of(row_leaf, col_leaf)
+    shift, first_leaf = storage.depth - level, (1 << storage.depth) - 1
+    nodes = [(1 << level) - 1 + (leaf >> shift) for leaf in (row_leaf, col_leaf)]
     values = np.empty(len(rows), dtype=a.dtype)
-    lists = packed.coupling_lists[0]
-    start = int(packed.near_lists[0].entries[0, 0])
     parallel_ranges(
-        lambda first, last: cpu_entries.entry_values(
-            packed.buffer, packed.row_table, packed.col_table, packed.orders, lists.pointers, lists.entries,
-            start, storage.near.data.shape[1:], row_leaf, row_local, col_leaf, col_local, values, first, last,
+        lambda first, last: cpu_entries.nested_entries(
+            packed.buffer, packed.row_table, packed.col_table, packed.orders, blocks, *nodes, first_leaf + row_leaf,
+            row_local, first_leaf + col_leaf, col_local, mirrored, values, first, last,
         ),
         len(rows),
         serial=len(rows) < 256,
@@ -48,7 +46,7 @@ def _in_leaves(tree: ClusterTree, index: IntArray) -> tuple[IntArray, IntArray]:
     return slots // tree.leaf_size, slots % tree.leaf_size
 
 
-def sub_block(a: HSSMatrix, rows: IntArray, cols: IntArray) -> NumpyArray:
+def sub_block(a: Any, rows: IntArray, cols: IntArray) -> NumpyArray:
     """The dense block A[rows][:, cols]."""
     if len(rows) * len(cols) <= SINGLY:
         i, j = np.broadcast_arrays(rows[:, None], cols[None, :])

@@ -1,0 +1,110 @@
+"""The blocks of an H2-matrix: what every algorithm of this folder takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .._backend import adjoint, conj
+from .._typing import Array, IntArray, NumpyArray
+from ..blocks import BlockBatch, RaggedBasis, RaggedBatch
+
+
+@dataclass(frozen=True)
+class H2Blocks:
+    """Near field, bases and couplings.
+
+    Attributes
+    ----------
+    near : BlockBatch
+        Dense blocks between leaves, padded to the largest leaf.
+    couplings : tuple of RaggedBatch, for the levels 1 .. depth
+        Each block has the ranks of its row node and its column node as its shape.
+    row_basis, col_basis : RaggedBasis
+        One object when `half`.
+    half : bool
+        Hermitian, stored half: each block below the diagonal also stands for its adjoint above it.
+    buffer : array, optional
+        The flat buffer that all arrays are views of, in the order in which `NestedStorage` packs them.
+    """
+
+    near: BlockBatch
+    couplings: tuple[RaggedBatch, ...]
+    row_basis: RaggedBasis
+    col_basis: RaggedBasis
+    half: bool = False
+    buffer: NumpyArray | None = None
+
+    @property
+    def depth(self) -> int:
+        """Number of levels below the root."""
+        return len(self.couplings)
+
+    def map(self, function: Callable[[Array], Array]) -> H2Blocks:
+        """`function` (linear, real) on every array."""
+        rows = self.row_basis.map(function)
+        cols = rows if self.half else self.col_basis.map(function)
+        near = replace(self.near, data=function(self.near.data))
+        couplings = tuple(replace(b, data=function(b.data)) for b in self.couplings)
+        return H2Blocks(near, couplings, rows, cols, self.half)
+
+    def conj(self) -> H2Blocks:
+        """The blocks of the complex conjugate of A."""
+        return self.map(conj)
+
+    def adjoint(self) -> H2Blocks:
+        """The blocks of A^H, which are the same ones for a Hermitian matrix."""
+        if self.half:
+            return self
+        near = BlockBatch(adjoint(self.near.data), self.near.cols, self.near.rows)
+        couplings = tuple(turned(b) for b in self.couplings)
+        return H2Blocks(near, couplings, self.col_basis, self.row_basis)
+
+    def expanded(self) -> H2Blocks:
+        """The same matrix with both halves stored."""
+        if not self.half:
+            return self
+        off = np.flatnonzero(self.near.rows != self.near.cols)
+        near = BlockBatch(
+            np.concatenate([self.near.data, adjoint(self.near.data[off])]),
+            np.append(self.near.rows, self.near.cols[off]), np.append(self.near.cols, self.near.rows[off]),
+        )  # fmt: skip
+        couplings = []
+        for b in self.couplings:
+            mirror = turned(b)
+            kept = np.flatnonzero(b.rows != b.cols)
+            other = mirror if len(kept) == len(b) else chosen(mirror, kept)
+            couplings.append(
+                RaggedBatch(
+                    *(np.concatenate([getattr(b, name), getattr(other, name)])
+                      for name in ("data", "rows", "cols", "heights", "widths"))
+                )
+            )  # fmt: skip
+        return H2Blocks(near, tuple(couplings), self.row_basis, self.row_basis)
+
+
+def _inside(b: RaggedBatch) -> tuple[IntArray, IntArray, IntArray]:
+    """For each number of a batch its block, row and column."""
+    sizes = b.heights * b.widths
+    block = np.repeat(np.arange(len(b)), sizes)
+    flat = np.arange(len(block)) - b.starts[block]
+    widths = np.maximum(b.widths[block], 1)
+    return block, flat // widths, flat % widths
+
+
+def turned(b: RaggedBatch) -> RaggedBatch:
+    """The conjugate transposes of the blocks, at the mirrored places."""
+    block, i, j = _inside(b)
+    data = np.empty_like(b.data)
+    data[b.starts[block] + j * b.heights[block] + i] = conj(b.data)
+    return RaggedBatch(data, b.cols, b.rows, b.widths, b.heights)
+
+
+def chosen(b: RaggedBatch, blocks: IntArray) -> RaggedBatch:
+    """Some of the blocks of a batch."""
+    sizes = (b.heights * b.widths)[blocks]
+    first = np.cumsum(sizes) - sizes
+    index = np.repeat(b.starts[blocks] - first, sizes) + np.arange(int(sizes.sum()))
+    return RaggedBatch(b.data[index], b.rows[blocks], b.cols[blocks], b.heights[blocks], b.widths[blocks])

@@ -1,0 +1,100 @@
+"""Estimates of the error of an H2-matrix against the entries that it was built from.
+
+Stratified: in each node some indices are drawn, and every coupling is looked at between those of its two nodes, so that
+no bad block is missed. Dense blocks are exact.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._backend import parallel_ranges
+from .._typing import IntArray, NumpyArray
+from ..certificate import Certificate
+from ..certify import CONFIDENCE
+from ..engine import cpu_entries, cpu_skeleton
+from ..sources import EntrySource
+from ..tree import ClusterTree
+
+if TYPE_CHECKING:
+    from .matrix import H2Matrix
+
+# up to this many entries the error is computed and not estimated
+EXACT_ENTRIES = 1 << 17
+# indices drawn in each node, at least, and entries looked at in all, at least
+DRAWN = 4
+SAMPLED_ENTRIES = 1 << 17
+
+
+def by_entries(a: H2Matrix, source: EntrySource, *, asked: float, norm: float, rng: np.random.Generator) -> Certificate:
+    """From entries of the source, stratified over the couplings."""
+    m, n = a.shape
+    eps = float(np.finfo(a.dtype).eps)
+    if m * n <= EXACT_ENTRIES:
+        dense = source.block(np.arange(m), np.arange(n))
+        size = float(np.linalg.norm(dense))
+        square, deviation, confidence = float(np.linalg.norm(a.to_dense() - dense)) ** 2, 0.0, 1.0
+        method = "all entries"
+    else:
+        square, deviation = _stratified(a, source, rng)
+        size, confidence, method = norm, CONFIDENCE, "entries stratified over the couplings"
+    scale = size if size > 0 else 1.0
+    estimate = max(np.sqrt(square) / scale, eps)
+    bound = max(np.sqrt(square + 2.0 * deviation) / scale, eps)
+    return Certificate(
+        max(asked, 4 * eps), float(estimate), float(bound), confidence, method, entries=source.evaluated
+    )  # fmt: skip
+
+
+def _stratified(a: H2Matrix, source: EntrySource, rng: np.random.Generator) -> tuple[float, float]:
+    """Estimate of the squared error of all couplings, and its standard deviation."""
+    storage, packed = a._storage, a._storage.packed()
+    blocks = sum(len(b) for b in storage.couplings)
+    drawn = max(DRAWN, int(np.sqrt(SAMPLED_ENTRIES / max(1, blocks))))
+    total = variance = 0.0
+    first = np.cumsum([0, *(len(b) for b in storage.couplings)])
+    for level, batch in enumerate(storage.couplings, start=1):
+        if not len(batch):
+            continue
+        rows, left = _drawn(a.row_tree, packed, level, drawn, rng, columns=False)
+        cols, right = _drawn(a.col_tree, packed, level, drawn, rng, columns=True)
+        part = packed.couplings.table[first[level - 1] : first[level]]
+        values = np.empty((len(batch), drawn, drawn), dtype=a.dtype)
+        starts, row_nodes, col_nodes = np.ascontiguousarray(part[:, 0]), np.asarray(batch.rows), np.asarray(batch.cols)
+        p, q = np.ascontiguousarray(part[:, 4]), np.ascontiguousarray(part[:, 5])
+        parallel_ranges(
+            lambda b, e, args=(starts, row_nodes, col_nodes, p, q, left, right, values): cpu_skeleton.sampled_couplings(
+                packed.buffer, *args, b, e
+            ),
+            len(batch),
+        )
+        exact = source.blocks(a.row_tree.perm[rows[row_nodes]], a.col_tree.perm[cols[col_nodes]])
+        sizes = a.row_tree.sizes(level)[row_nodes] * a.col_tree.sizes(level)[col_nodes]
+        mirrored = np.where(row_nodes != col_nodes, 2.0, 1.0) if storage.half else 1.0
+        by_row = (np.abs(values - exact) ** 2).mean(axis=2) * (sizes * mirrored)[:, None]
+        total += float(by_row.mean(axis=1).sum())
+        variance += float((by_row.var(axis=1, ddof=1) / drawn).sum())
+    return total, float(np.sqrt(variance))
+
+
+def _drawn(
+    tree: ClusterTree, packed: Any, level: int, count: int, rng: np.random.Generator, *, columns: bool
+) -> tuple[IntArray, NumpyArray]:
+    """Random positions in equal stretches of each node, (2**level, count), and the rows of its basis there."""
+    nodes, depth = 1 << level, tree.depth
+    position = tree.starts(level)[:, None] + (
+        (np.arange(count) + rng.random((nodes, count))) * tree.sizes(level)[:, None] / count
+    ).astype(np.int64)
+    starts = tree.starts(depth)
+    leaf = np.searchsorted(starts, position.ravel(), side="right") - 1
+    local = position.ravel() - starts[leaf]
+    table, orders, buffer = (packed.col_table if columns else packed.row_table), packed.orders, packed.buffer
+    node = (1 << level) - 1 + np.repeat(np.arange(nodes), count)
+    width = max(1, int(table[(1 << level) - 1 : (2 << level) - 1, 2].max(initial=0)))
+    out = np.zeros((len(node), width), dtype=buffer.dtype)
+    leaves = (1 << depth) - 1 + leaf
+    parallel_ranges(partial(cpu_entries.basis_rows, buffer, table, orders, node, leaves, local, out), len(node))
+    return position, out.reshape(nodes, count, width)

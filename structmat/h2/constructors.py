@@ -1,0 +1,206 @@
+"""The constructors of H2Matrix: checks at the door, then the builders of this folder."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from .. import _check
+from .._inputs import (
+    TreeLike,
+    _kernel_trees,
+    _point_sets,
+    _require_hermitian_entries,
+    _require_one_tree,
+    _shape_of,
+    _tolerances,
+)
+from .._typing import Entries, Kernel, RandomLike
+from ..certificate import Certificate, exact
+from ..exceptions import StructureWarning, SymmetryError
+from ..flat import build as flat_build
+from ..flat import fused
+from ..flat.constructors import Progress, _silent, _stored, _trees_of
+from ..partition import Admissibility, BlockPartition, StrongAdmissibility
+from ..sources import EntrySource, KernelSource
+from ..tree import ClusterTree, as_tree_pair
+from . import interpolative
+from .partitions import for_nested_bases
+
+# attempts with tighter tolerances of the nodes, or more samples, before the tolerance is declared out of reach
+ATTEMPTS = 4
+
+
+class H2Constructors:
+    """Ways to build an H2-matrix. All take `rtol`, relative to the Frobenius norm of the whole matrix."""
+
+    @classmethod
+    def _partition(
+        cls, trees: tuple[ClusterTree, ClusterTree], admissibility: Admissibility | None, partition: BlockPartition | None
+    ) -> BlockPartition:
+        if partition is None:
+            return for_nested_bases(BlockPartition.build(trees[0], trees[1], admissibility or StrongAdmissibility()))
+        if admissibility is not None:
+            raise TypeError("give admissibility or partition, not both")
+        partition.require_cover()
+        return for_nested_bases(partition)
+
+    @classmethod
+    def from_entries(
+        cls, entries: Entries, tree: TreeLike = None, *, rtol: float = 1e-8, atol: float = 0.0,
+        max_rank: int | None = None, symmetric: bool = False, dtype: Any = None,
+        admissibility: Admissibility | None = None, partition: BlockPartition | None = None, rng: RandomLike = 0,
+        progress: Progress = None,
+    ) -> Any:  # fmt: skip
+        """Compress a matrix known by its entries, O(n k) of which are evaluated besides the dense blocks.
+
+        Parameters
+        ----------
+        entries : callable
+            `entries(i, j) -> (len(i), len(j))` array, for int arrays i and j in the user's ordering.
+        tree : ClusterTree or pair of them
+            The geometry of a tree built from points tells near from far; else the distance of indices does.
+        rtol, atol : float
+            Allowed Frobenius error, relative to the norm of the matrix or absolute; the larger one counts. Estimated
+            from entries of every coupling; see `certificate`.
+        max_rank : int, optional
+            No rank exceeds this; an `AccuracyWarning` says so where the tolerance then is not met.
+        symmetric : bool
+            The matrix is Hermitian (checked on samples): one basis and half of the blocks are stored.
+        dtype : dtype, optional
+            Default: that of the values.
+        admissibility, partition : Admissibility, BlockPartition, optional
+            Which blocks are compressed; default `StrongAdmissibility(eta=2.0)`.
+        rng : seed or numpy.random.Generator
+            For the entries that check the result.
+        progress : callable, optional
+            Called with the share of the work just done.
+        """
+        if tree is None and partition is None:
+            raise TypeError("from_entries needs a tree: it tells the size of the matrix (ClusterTree.balanced(n))")
+        given = tree if partition is None else _trees_of(partition, tree)
+        trees = as_tree_pair(given, _shape_of(given))
+        source = EntrySource(entries, (trees[0].n, trees[1].n), dtype)
+        chosen = cls._partition(trees, admissibility, partition)
+        return _from_source(cls, source, chosen, rtol, atol, max_rank, symmetric, rng, progress)
+
+    @classmethod
+    def from_kernel(
+        cls, kernel: Kernel, points: Any, tree: TreeLike = None, *, column_points: Any = None, rtol: float = 1e-8,
+        atol: float = 0.0, max_rank: int | None = None, symmetric: bool | None = None, leaf_size: int = 64,
+        admissibility: Admissibility | None = None, partition: BlockPartition | None = None, rng: RandomLike = 0,
+        progress: Progress = None,
+    ) -> Any:  # fmt: skip
+        """Compress the matrix of a kernel function on points, in any dimension.
+
+        Parameters
+        ----------
+        kernel : callable
+            `kernel(x, y) -> (len(x), len(y))` array, or an object of `structmat.kernelfunctions`: those with a compiled
+            form are evaluated inside compiled loops, several times faster.
+        points : (n,) or (n, d) array
+            Coordinates, in the user's ordering.
+        tree : ClusterTree or pair of them, optional
+            Default: from the points, with leaves of at most `leaf_size`.
+        column_points : array, optional
+            Other points for the columns: a rectangular matrix.
+        symmetric : bool, optional
+            Store one basis and half of the blocks. Default: what the kernel object says of itself, for one set of
+            points; plain functions count as not symmetric.
+        rtol, atol, max_rank, admissibility, partition, rng, progress
+            As in `from_entries`.
+
+        Notes
+        -----
+        Each node's basis interpolates from a few of its points, its skeleton, chosen against samples of its far field;
+        couplings are then entries of the matrix itself. Time and storage O(n k^2 / leaf_size + n leaf_size).
+
+        Examples
+        --------
+        >>> import numpy as np, structmat as sm
+        >>> points = np.random.default_rng(0).random((3000, 2))
+        >>> A = sm.H2Matrix.from_kernel(sm.kernelfunctions.Laplace(dim=2), points, rtol=1e-6)
+        >>> A.certificate.met, A.symmetric
+        (True, True)
+        """
+        rows, cols = _point_sets(points, column_points, bool(symmetric))
+        source = KernelSource(kernel, rows, cols)
+        given = tree if partition is None else _trees_of(partition, tree)
+        trees = _kernel_trees(given, rows, cols, leaf_size, same=column_points is None)
+        chosen = cls._partition(trees, admissibility, partition)
+        if symmetric is None:
+            one_set = column_points is None and trees[0] == trees[1] and chosen.is_symmetric
+            symmetric = one_set and bool(getattr(kernel, "symmetric", False))
+        return _from_source(cls, source, chosen, rtol, atol, max_rank, symmetric, rng, progress)
+
+
+def _from_source(
+    cls: Any, source: EntrySource, partition: BlockPartition, rtol: float, atol: float, max_rank: int | None,
+    symmetric: bool, rng: RandomLike, progress: Progress,
+) -> Any:  # fmt: skip
+    """Build, check on entries of every coupling, and build again more finely until the check passes."""
+    from .certify import by_entries
+
+    tolerance, cap = _tolerances(rtol, atol, max_rank)
+    if symmetric:
+        if source.shape[0] != source.shape[1]:
+            raise SymmetryError(f"symmetric=True needs a square matrix, but its shape is {source.shape}")
+        _require_one_tree(partition.row_tree, partition.col_tree)
+        _require_hermitian_entries(source, _check.generator(rng))
+    stored = _stored(partition, symmetric)
+    compiled = fused.compiled_source(source, partition)
+    norm = estimated_norm(source, compiled, stored, symmetric, _check.generator(rng))
+    asked = max(tolerance, atol / norm if norm > 0 else 0.0)
+    rule, best = interpolative.Rule.for_tolerance(asked, _dimension(partition)), None
+    for _attempt in range(ATTEMPTS):
+        storage, starved = interpolative.build(
+            source, compiled, partition, allowed=asked * norm, max_rank=cap, symmetric=symmetric, rule=rule,
+            progress=progress or _silent,
+        )  # fmt: skip
+        candidate = cls._of_storage(storage, partition.row_tree, partition.col_tree, PLACEHOLDER)
+        candidate.certificate = by_entries(candidate, source, asked=asked, norm=norm, rng=_check.generator(rng))
+        certificate = candidate.certificate
+        if best is None or certificate.upper_bound < best.certificate.upper_bound:
+            best = candidate
+        if certificate.met or (cap is not None and best.max_rank >= cap):
+            break
+        rule = rule.finer(certificate.upper_bound / certificate.asked, starved=starved)
+    assert best is not None
+    return finished(best, best.certificate, cap)
+
+
+def _dimension(partition: BlockPartition) -> int:
+    return int(partition.row_tree.coordinates.shape[1])
+
+
+def estimated_norm(
+    source: EntrySource, compiled: Any, stored: BlockPartition, symmetric: bool, rng: np.random.Generator
+) -> float:
+    """The Frobenius norm: dense blocks exactly where that is cheap, all others from some of their entries."""
+    if compiled is not None:
+        square = fused.squared_near_norm(compiled, stored, symmetric)
+    else:
+        square = flat_build.squared_near_norm(flat_build.near_blocks(source, stored), symmetric)
+    return flat_build.estimated_norm(source, stored, square, rng, symmetric)
+
+
+def finished(result: Any, certificate: Certificate, max_rank: int | None = None) -> Any:
+    """The matrix with its certificate, and the warnings that it deserves."""
+    result.certificate = certificate
+    remedy = "raise max_rank" if max_rank is not None else "look at A.summary(): is there structure?"
+    certificate.warn_if_not_met(remedy, stacklevel=5)
+    dense = result.shape[0] * result.shape[1] * result.dtype.itemsize
+    if result.nbytes > 2 * dense and result.row_tree.depth >= 2:
+        warnings.warn(
+            f"the matrix has no {type(result).__name__} structure to speak of at this tolerance: "
+            f"{result.nbytes / 1e6:.3g} MB with ranks up to {result.max_rank}, against {dense / 1e6:.3g} MB as a dense "
+            "array; use a dense array, a larger rtol or another ordering (ClusterTree.from_points)",
+            StructureWarning,
+            stacklevel=4,
+        )
+    return result
+
+
+PLACEHOLDER: Certificate = exact(0.0, 1.0, "not yet checked")

@@ -1,0 +1,326 @@
+"""H2 from entries or from a kernel on points, by interpolative decomposition against samples of the far field.
+
+Reference: D. Cai, H. Huang, E. Chow, Y. Xi, "Data-driven construction of hierarchical matrices with nested bases", SIAM
+J. Sci. Comput. 46 (2024) S24-S50; X. Xing, E. Chow, "Interpolative decomposition via proxy points for kernel matrices",
+SIAM J. Matrix Anal. Appl. 41 (2020) 221-243. Departures: each node has the rank that the tolerance of the whole matrix
+asks of it, its share of the error being proportional to the number of its partners, as each of them stores the rank.
+
+Cost O(n k^2) and O(n k) entries besides the near field; the dense matrix is never formed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .._backend import parallel_ranges, parallel_tasks
+from .._typing import IntArray, NumpyArray
+from ..blocks import BlockBatch, RaggedBasis, RaggedBatch
+from ..engine import cpu_kernels, cpu_skeleton
+from ..flat.fused import CompiledSource
+from ..nested import NestedStorage
+from ..partition import BlockPartition
+from ..sources import EntrySource
+from .farfield import Samples, far_samples
+
+# bytes of samples held at a time by sources without a compiled form
+CHUNK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the bases are chosen.
+
+    Attributes
+    ----------
+    per_node : int
+        How many samples of its own partners a node takes, about.
+    share : float
+        Of the tolerance, for the truncation: an interpolation from skeletons amplifies it by a modest factor.
+    """
+
+    per_node: int
+    share: float = 0.5
+
+    @classmethod
+    def for_tolerance(cls, rtol: float, dim: int) -> Rule:
+        """What suffices for kernels that are smooth away from the diagonal; a failed check asks for a finer rule."""
+        digits = max(1.0, -np.log10(min(rtol, 0.1)))
+        # ranks grow with digits**(dim - 1) where the kernel is smooth, with a higher power where it is not
+        per_node = 8.0 * digits if dim == 1 else 4.0 * digits**2 if dim == 2 else 28.0 * digits**2
+        return cls(int(np.clip(per_node, 32, 4096)))
+
+    def finer(self, excess: float, *, starved: bool) -> Rule:
+        """The rule to try where the error was `excess` times what was asked."""
+        more = 4 if starved or excess > 3.0 else 2
+        return Rule(more * self.per_node, self.share * float(np.clip(0.9 / excess, 0.2, 0.8)))
+
+
+@dataclass(frozen=True)
+class Skeletons:
+    """The skeletons of all nodes of one level: positions in the order of the tree, one node after another."""
+
+    positions: IntArray
+    pointers: IntArray  # (2**level + 1,)
+
+
+class Side:
+    """One of the two bases: of the rows of A, or (adjointly) of its columns."""
+
+    def __init__(
+        self, source: EntrySource, compiled: CompiledSource | None, partition: BlockPartition, *, adjointly: bool
+    ) -> None:
+        self.source, self.compiled, self.adjointly = source, compiled, adjointly
+        self.partition = partition.transposed() if adjointly else partition
+        self.tree, self.other = self.partition.row_tree, self.partition.col_tree
+        depth = self.tree.depth
+        self.skeletons = {depth + 1: Skeletons(np.arange(self.tree.n), self._bounds(depth))}
+        self.ranks: list[IntArray] = []
+        self.levels: list[NumpyArray] = []
+        self.orders: list[IntArray] = []
+        self.starved = False
+
+    def _bounds(self, level: int) -> IntArray:
+        return np.append(self.tree.starts(level), self.tree.n)
+
+    def compress(self, level: int, samples: Samples, tails: NumpyArray, max_rank: int | None) -> None:
+        """Choose the skeletons of one level, and how its other candidates are interpolated from them."""
+        below = self.skeletons[level + 1]
+        leaves = level == self.tree.depth
+        rows = Skeletons(below.positions, below.pointers if leaves else below.pointers[::2])
+        counts = np.diff(rows.pointers)
+        widths = np.diff(samples.pointers)
+        caps = np.minimum(counts, widths if max_rank is None else np.minimum(widths, max_rank))
+        # a skeleton row stands for many rows of the node
+        tails = tails * np.sqrt(np.maximum(counts, 1) / self.tree.sizes(level))
+        found = self._factored(rows, samples, tails, caps)
+        heights = np.full(len(counts), self.tree.leaf_size) if leaves else counts
+        self._interpolate(found, rows, caps, heights)
+        ranks = found.ranks
+        node = np.repeat(np.arange(len(ranks)), ranks)
+        place = np.arange(len(node)) - np.repeat(np.cumsum(ranks) - ranks, ranks)
+        chosen = rows.pointers[node] + found.order[rows.pointers[node] + place]
+        self.skeletons[level] = Skeletons(rows.positions[chosen], np.append(0, np.cumsum(ranks)))
+        self.ranks.append(ranks)
+        # a node that needs almost all of its samples may need more than there are
+        enough = (ranks + 4 < 0.7 * widths) | (ranks >= counts) | (widths >= self.other.n)
+        self.starved |= bool(((ranks > 0) & ~enough & (caps == np.minimum(counts, widths))).any())
+
+    def _factored(self, rows: Skeletons, samples: Samples, tails: NumpyArray, caps: IntArray) -> _Factored:
+        nodes, counts = len(caps), np.diff(rows.pointers)
+        factor_pointers = np.append(0, np.cumsum(counts * caps))
+        found = _Factored(
+            np.zeros(nodes, dtype=np.int64), np.zeros(nodes), np.empty(rows.pointers[-1], dtype=np.int64),
+            np.empty(factor_pointers[-1], dtype=self.source.dtype), factor_pointers,
+        )  # fmt: skip
+        noise = 8.0 * float(np.finfo(self.source.dtype).eps)
+        results = caps, found.ranks, found.left, found.order, found.factor, factor_pointers
+        if self.compiled is not None:
+            c = self.compiled
+            x, y = (c.y, c.x) if self.adjointly else (c.x, c.y)
+            step = max(1, nodes // 64)
+
+            def work(k: int) -> None:
+                cpu_skeleton.skeletons(
+                    c.code, c.parameters, x, y, rows.positions, rows.pointers, samples.positions, samples.pointers,
+                    samples.weights, tails, noise, *results, k * step, min(nodes, (k + 1) * step),
+                )  # fmt: skip
+
+            parallel_tasks(work, -(-nodes // step))
+            self.source.evaluated += int((counts * np.diff(samples.pointers)).sum())
+            return found
+        widths = np.diff(samples.pointers)
+        step = max(1, CHUNK_BYTES // max(1, int(counts.max()) * int(widths.max()) * self.source.dtype.itemsize))
+        for first in range(0, nodes, step):
+            last = min(nodes, first + step)
+            blocks = self._blocks(rows, samples, first, last)
+            shifted = [rows.pointers[first:], widths[first:], tails[first:], noise, caps[first:], found.ranks[first:]]
+            rest = [found.left[first:], found.order, found.factor, factor_pointers[first:]]
+            parallel_ranges(partial(cpu_skeleton.skeletons_of_blocks, blocks, *shifted, *rest), last - first)
+        return found
+
+    def _blocks(self, rows: Skeletons, samples: Samples, first: int, last: int) -> NumpyArray:
+        """The weighted samples of some nodes, (last - first, candidates, samples)."""
+        mine = _padded(self.tree.perm[rows.positions], rows.pointers, first, last)
+        far = _padded(self.other.perm[samples.positions], samples.pointers, first, last)
+        weights = _padded(samples.weights, samples.pointers, first, last, fill=0.0)
+        block = self.between(mine, far)
+        block *= weights[:, None, :]
+        return block
+
+    def between(self, mine: IntArray, other: IntArray) -> NumpyArray:
+        """Blocks of A, or of A^H, at indices (nb, p) of this side and (nb, q) of the other; -1 pads."""
+        if not self.adjointly:
+            return self.source.blocks(mine, other)
+        block = self.source.blocks(other, mine, turned=True)
+        return block.conj() if block.dtype.kind == "c" else block
+
+    def _interpolate(self, found: _Factored, rows: Skeletons, caps: IntArray, heights: IntArray) -> None:
+        counts, ranks = np.diff(rows.pointers), found.ranks
+        sizes = ranks * (heights - ranks)
+        pointers = np.append(0, np.cumsum(sizes))
+        rest = (np.zeros if (heights > counts).any() else np.empty)(pointers[-1], dtype=self.source.dtype)
+        parallel_ranges(
+            lambda a, b: cpu_skeleton.interpolations(
+                found.order, rows.pointers, found.factor, found.factor_pointers, caps, ranks, heights, rest, pointers,
+                a, b,
+            ),
+            len(ranks),
+        )  # fmt: skip
+        first = np.cumsum(heights) - heights
+        order: IntArray = np.empty(int(heights.sum()), dtype=np.int32)
+        node = np.repeat(np.arange(len(heights)), heights)
+        place = np.arange(len(node)) - first[node]
+        inside = place < counts[node]
+        order[inside] = found.order
+        order[~inside] = place[~inside]
+        self.levels.append(rest)
+        self.orders.append(order)
+
+    def basis(self) -> RaggedBasis:
+        """The nested basis, when all levels are compressed."""
+        return RaggedBasis(
+            tuple(self.levels[::-1]), tuple(self.ranks[::-1]), self.tree.leaf_size, tuple(self.orders[::-1])
+        )
+
+
+@dataclass(frozen=True)
+class _Factored:
+    """Row-pivoted factors of the samples of all nodes of a level."""
+
+    ranks: IntArray
+    left: NumpyArray  # squared norms of what was left
+    order: IntArray  # candidates of each node, skeletons first
+    factor: NumpyArray  # (candidates, cap) flat for each node
+    factor_pointers: IntArray
+
+
+def _padded(values: Any, pointers: IntArray, first: int, last: int, fill: Any = -1) -> NumpyArray:
+    counts = np.diff(pointers[first : last + 1])
+    out = np.full((last - first, int(counts.max(initial=0))), fill, dtype=values.dtype)
+    inside = np.arange(out.shape[1]) < counts[:, None]
+    out[inside] = values[pointers[first] : pointers[last]]
+    return out
+
+
+def build(
+    source: EntrySource, compiled: CompiledSource | None, partition: BlockPartition, *, allowed: float,
+    max_rank: int | None, symmetric: bool, rule: Rule, progress: Any,
+) -> tuple[NestedStorage, bool]:  # fmt: skip
+    """The matrix with an absolute error of about `allowed`; and whether some nodes had too few samples."""
+    depth = partition.depth
+    one_basis = symmetric or (compiled is not None and compiled.mirrored)
+    sides = [Side(source, compiled, partition, adjointly=turn) for turn in ((False,) if one_basis else (False, True))]
+    for side in sides:
+        samples = far_samples(side.other, list(side.partition.far), rule.per_node)
+        shares = tail_shares(side.partition)
+        for level in range(depth, 0, -1):
+            tails = rule.share * allowed * np.sqrt(0.5 * shares[level])
+            side.compress(level, samples[level], tails, max_rank)
+            progress(1.0 / (depth * len(sides)))
+    stored = partition.lower() if symmetric else partition
+    return _assembled(source, compiled, stored, sides, symmetric), any(side.starved for side in sides)
+
+
+def tail_shares(partition: BlockPartition) -> list[NumpyArray]:
+    """For each level the share of each node in the squared error of its side, (2**level,).
+
+    A rank of a node costs a row of each of its couplings: the least storage comes from shares in proportion to that.
+    """
+    costs = [np.bincount(far[:, 0], minlength=1 << level) + 1.0 for level, far in enumerate(partition.far)]
+    total = sum(float(c.sum()) for c in costs)
+    return [c / total for c in costs]
+
+
+def _assembled(
+    source: EntrySource, compiled: CompiledSource | None, stored: BlockPartition, sides: list[Side], symmetric: bool
+) -> NestedStorage:
+    """Bases, near field and couplings, in one buffer."""
+    rows, cols = sides[0], sides[-1]
+    bases = [s.basis() for s in sides]
+    counts = [(rows.ranks[::-1][level - 1][far[:, 0]], cols.ranks[::-1][level - 1][far[:, 1]])
+              for level, far in enumerate(stored.far) if level]  # fmt: skip
+    p, q = stored.row_tree.leaf_size, stored.col_tree.leaf_size
+    near_places = stored.near[stored.depth]
+    kept = bases if symmetric or len(bases) == 2 else [bases[0], bases[0]]
+    sizes = [a.size for b in kept for a in b.levels] + [len(near_places) * p * q]
+    sizes += [int((h * w).sum()) for h, w in counts]
+    buffer = np.empty(sum(sizes), dtype=source.dtype)
+    ends = np.cumsum(sizes)
+    parts = [buffer[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+    filled = []
+    for basis in kept:
+        views = [parts.pop(0) for _ in basis.levels]
+        for view, a in zip(views, basis.levels, strict=True):
+            view[:] = a
+        filled.append(RaggedBasis(tuple(views), basis.ranks, basis.leaf_size, basis.orders))
+    near = near_field(source, compiled, stored, parts.pop(0).reshape(-1, p, q))
+    couplings = []
+    for level, (heights, widths) in enumerate(counts, start=1):
+        far = stored.far[level]
+        batch = RaggedBatch(parts.pop(0), far[:, 0].copy(), far[:, 1].copy(), heights, widths)
+        _fill_couplings(source, compiled, batch, rows, cols, level)
+        couplings.append(batch)
+    return NestedStorage(near, tuple(couplings), filled[0], filled[-1], half=symmetric, buffer=buffer)
+
+
+def near_field(
+    source: EntrySource, compiled: CompiledSource | None, stored: BlockPartition, data: NumpyArray
+) -> BlockBatch:
+    """The dense blocks between leaves, written to `data`."""
+    places = stored.near[stored.depth]
+    rows, cols = places[:, 0].copy(), places[:, 1].copy()
+    if compiled is None:
+        from ..flat.build import padded_indices
+
+        i, j = (padded_indices(t, t.depth) for t in (stored.row_tree, stored.col_tree))
+        step = max(1, CHUNK_BYTES // max(1, data[:1].nbytes))
+        for k in range(0, len(rows), step):
+            data[k : k + step] = source.blocks(i[rows[k : k + step]], j[cols[k : k + step]])
+        return BlockBatch(data, rows, cols)
+    c, where = compiled, np.arange(len(rows))
+    bounds = [np.append(t.starts(t.depth), t.n) for t in (stored.row_tree, stored.col_tree)]
+    step = max(1, len(rows) // 64)
+
+    def work(k: int) -> None:
+        cpu_kernels.kernel_blocks(
+            c.code, c.parameters, c.x, c.y, rows, cols, *bounds, stored.row_tree.leaf_size, stored.col_tree.leaf_size,
+            where, data, k * step, min(len(rows), (k + 1) * step),
+        )  # fmt: skip
+
+    parallel_tasks(work, -(-len(rows) // step))
+    source.evaluated += data.size
+    return BlockBatch(data, rows, cols)
+
+
+def _fill_couplings(
+    source: EntrySource, compiled: CompiledSource | None, batch: RaggedBatch, rows: Side, cols: Side, level: int
+) -> None:
+    """The entries of A between the skeletons of the two nodes of each block, written to the data of the batch."""
+    mine, other = rows.skeletons[level], cols.skeletons[level]
+    starts, count = batch.starts, len(batch)
+    if compiled is not None:
+        c, step = compiled, max(1, count // 64)
+
+        def work(k: int) -> None:
+            cpu_skeleton.kernel_between(
+                c.code, c.parameters, c.x, c.y, mine.positions, mine.pointers, other.positions, other.pointers,
+                batch.rows, batch.cols, starts, batch.data, k * step, min(count, (k + 1) * step),
+            )  # fmt: skip
+
+        parallel_tasks(work, -(-count // step))
+        source.evaluated += len(batch.data)
+        return
+    left, right = (_padded(s.tree.perm[k.positions], k.pointers, 0, len(k.pointers) - 1)
+                   for s, k in ((rows, mine), (cols, other)))  # fmt: skip
+    size = left.shape[1] * right.shape[1] * source.dtype.itemsize
+    step = max(1, CHUNK_BYTES // max(1, size))
+    i, j = np.arange(left.shape[1])[:, None], np.arange(right.shape[1])
+    for k in range(0, count, step):
+        part = slice(k, k + step)
+        block = source.blocks(left[batch.rows[part]], right[batch.cols[part]])
+        inside = (i < batch.heights[part, None, None]) & (j < batch.widths[part, None, None])
+        batch.data[starts[k] : starts[min(count, k + step)]] = block[inside]

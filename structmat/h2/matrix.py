@@ -1,0 +1,144 @@
+"""H2Matrix: data, invariants and public methods. The algorithms are in the other files of this folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._typing import NumpyArray
+from ..certificate import Certificate
+from ..exceptions import ShapeError, TreeMismatchError
+from ..nested import NestedMatrix, NestedStorage
+from ..nested.entries import entry_values
+from ..partition import BlockPartition
+from ..tree import ClusterTree
+from .blocks import H2Blocks
+from .constructors import H2Constructors
+
+__all__ = ["H2Matrix"]
+
+
+class H2Matrix(H2Constructors, NestedMatrix):
+    """A hierarchical matrix with nested bases: strong (or any) admissibility.
+
+    Build one with a constructor: `from_kernel`, `from_entries`.
+
+    Parameters
+    ----------
+    blocks : H2Blocks
+        Near field, bases and couplings.
+    row_tree, col_tree : ClusterTree
+        Of equal depth.
+    certificate : Certificate
+        What is known of the error.
+
+    Notes
+    -----
+    For an admissible block of the nodes t and s, `A[t, s] = U_t B_ts V_s^H`, and the bases of inner nodes are given by
+    those of their children. Each node has a rank of its own. Storage and product O(n k) in any dimension. Immutable;
+    safe to use from several threads.
+
+    References
+    ----------
+    W. Hackbusch, S. Boerm, "Data-sparse approximation by adaptive H2-matrices", Computing 69 (2002) 1-35; H. Huang, X.
+    Xing, E. Chow, "H2Pack: high-performance H2 matrix package for kernel matrices using the proxy point method", ACM
+    Trans. Math. Softw. 47 (2020).
+    """
+
+    def __init__(
+        self, blocks: H2Blocks, row_tree: ClusterTree, col_tree: ClusterTree, certificate: Certificate
+    ) -> None:
+        _validate(blocks, row_tree, col_tree)
+        self._hold(
+            NestedStorage(
+                blocks.near, blocks.couplings, blocks.row_basis, blocks.col_basis, half=blocks.half,
+                buffer=blocks.buffer,
+            ),
+            row_tree, col_tree, certificate,
+        )  # fmt: skip
+
+    @classmethod
+    def _of_storage(
+        cls, storage: NestedStorage, row_tree: ClusterTree, col_tree: ClusterTree, certificate: Certificate
+    ) -> H2Matrix:
+        """A matrix of blocks that are in their storage already."""
+        matrix = object.__new__(cls)
+        matrix._hold(storage, row_tree, col_tree, certificate)
+        return matrix
+
+    def _hold(self, storage: NestedStorage, rows: ClusterTree, cols: ClusterTree, certificate: Certificate) -> None:
+        self._storage = storage
+        self._adjointly = self._conjugated = False
+        self.row_tree, self.col_tree = rows, cols
+        self.certificate = certificate
+
+    @property
+    def blocks(self) -> H2Blocks:
+        """Near field, bases and couplings, as this view of the matrix sees them."""
+        s: Any = self._storage
+        stored = H2Blocks(s.near, s.couplings, s.row_basis, s.col_basis, s.half)
+        turned = stored.adjoint() if self._adjointly else stored
+        return turned.conj() if self._conjugated and self.dtype.kind == "c" else turned
+
+    @property
+    def partition(self) -> BlockPartition:
+        """The block partition: which blocks are low-rank (`far`), and which dense (`near`)."""
+        s = self._storage
+        root = np.zeros((0, 2), dtype=np.int64)
+        far = [root, *(np.stack([b.rows, b.cols], axis=1) for b in s.couplings)]
+        near = [root] * s.depth + [np.stack([s.near.rows, s.near.cols], axis=1)]
+        if s.half:
+            far, near = ([_with_mirrored(b) for b in blocks] for blocks in (far, near))
+        if self._adjointly:
+            far, near = ([b[:, ::-1] for b in blocks] for blocks in (far, near))
+        far, near = ([b[np.lexsort((b[:, 1], b[:, 0]))] for b in blocks] for blocks in (far, near))
+        return BlockPartition(self.row_tree, self.col_tree, tuple(far), tuple(near))
+
+    def __repr__(self) -> str:
+        s = self._storage
+        return (
+            f"H2Matrix(shape={self.shape}, dtype={self.dtype}, depth={self.row_tree.depth}, "
+            f"{sum(len(b) for b in s.couplings)} couplings and {len(s.near)} dense blocks, max_rank={self.max_rank}, "
+            f"symmetric={self.symmetric}, {self.nbytes / 1e6:.3g} MB)"
+        )
+
+    def _with_arrays(self, function: Any) -> H2Matrix:
+        return H2Matrix(self.blocks.map(function), self.row_tree, self.col_tree, self.certificate)
+
+    def diagonal(self) -> NumpyArray:
+        """The main diagonal, (min(m, n),). Cost O(n) where the blocks on it are dense."""
+        count = np.arange(min(self.shape))
+        return entry_values(self, count, count)
+
+    def factorize(self) -> Any:
+        """Not there for H2-matrices yet: see `solve` with a preconditioner of another format."""
+        raise TypeError(
+            "H2-matrices have no factorisation of their own; solve with structmat.solve(A, b, preconditioner=...), or "
+            "factor HMatrix.from_structured(A) or HSSMatrix.from_structured(A)"
+        )
+
+
+def _with_mirrored(blocks: Any) -> Any:
+    return np.concatenate([blocks, blocks[blocks[:, 0] != blocks[:, 1]][:, ::-1]])
+
+
+def _validate(blocks: H2Blocks, row_tree: ClusterTree, col_tree: ClusterTree) -> None:
+    depth = row_tree.depth
+    if depth != col_tree.depth:
+        raise TreeMismatchError(f"the row tree has depth {depth}, the column tree depth {col_tree.depth}")
+    if not blocks.depth == blocks.row_basis.depth == blocks.col_basis.depth == depth:
+        raise ShapeError(f"the bases and couplings must have {depth} levels, the depth of the trees")
+    if blocks.half and row_tree != col_tree:
+        raise TreeMismatchError("a Hermitian matrix needs one tree for rows and columns")
+    expected = row_tree.leaf_size, col_tree.leaf_size
+    if tuple(blocks.near.data.shape[1:]) != expected:
+        raise ShapeError(f"the dense blocks have shape {tuple(blocks.near.data.shape[1:])}, expected {expected}")
+    for level, batch in enumerate(blocks.couplings, start=1):
+        shapes = blocks.row_basis.ranks[level - 1][batch.rows], blocks.col_basis.ranks[level - 1][batch.cols]
+        if not (np.array_equal(shapes[0], batch.heights) and np.array_equal(shapes[1], batch.widths)):
+            raise ShapeError(f"the couplings of level {level} must have the ranks of their nodes as their shapes")
+        if int((batch.heights * batch.widths).sum()) != int(batch.data.shape[0]):
+            raise ShapeError(
+                f"the couplings of level {level} have {batch.data.shape[0]} numbers, not the sum of shapes"
+            )

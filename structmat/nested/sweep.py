@@ -1,0 +1,124 @@
+"""One product with a matrix of nested bases, by compiled kernels: up the tree, across, down the tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .._backend import parallel_tasks, thread_count
+from .._typing import IntArray, NumpyArray
+from ..engine import cpu, cpu_block, cpu_flat
+from ..engine.dense import SERIAL_BYTES
+from .storage import NestedStorage
+
+# what a core keeps close at hand
+CACHE_BYTES = 1 << 21
+
+
+class Sweep:
+    """One product: vectors, coefficients and result, and the steps from one to the next."""
+
+    def __init__(self, storage: NestedStorage, x: NumpyArray, adjointly: bool) -> None:
+        self.packed, self.depth, self.adjointly = storage.packed(), storage.depth, adjointly
+        leaves, self.q, columns = x.shape
+        self.single, self.p = columns == 1, storage._leaf_size(adjointly)
+        packed = self.packed
+        sides = [(packed.row_table, packed.row_places), (packed.col_table, packed.col_places)]
+        (self.target, self.target_places), (self.source, self.source_places) = sides[::-1] if adjointly else sides
+        self.tail = () if self.single else (columns,)
+        self.x = np.ascontiguousarray(x).reshape(leaves * self.q, *self.tail)
+        self.y = np.empty((leaves * self.p, *self.tail), dtype=x.dtype)
+        self.up = np.empty((int(self.source_places[-1]), *self.tail), dtype=x.dtype)
+        self.down = np.zeros((int(self.target_places[-1]), *self.tail), dtype=x.dtype)
+        vectors = (self.p + self.q) * columns * x.itemsize
+        self.split = _split_level(self.depth, packed.buffer.nbytes * columns, vectors)
+
+    def by_nodes(self) -> None:
+        """Each node takes the blocks that act on it: its rows of the result stay in the cache."""
+        packed, which = self.packed, 1 if self.adjointly else 0
+        near, couplings = packed.near, packed.couplings
+
+        def ascend(root: int) -> None:
+            first, last = root << (self.depth - self.split), (root + 1) << (self.depth - self.split)
+            near_field = cpu.near_field if self.single else cpu_block.block_near
+            near_field(
+                packed.buffer, near.pointers[which], near.entries[which], self.adjointly, self.x, self.y, first, last,
+                self.p, self.q,
+            )  # fmt: skip
+            self._ascend(root, self.split, max(self.split, 1), self.depth)
+
+        lists = couplings.pointers[which], couplings.entries[which]
+        _each_subtree(ascend, self.split)
+        self._ascend(0, 0, 1, self.split - 1)
+        self._descend(0, 0, 1, self.split - 1, *lists)
+        _each_subtree(lambda root: self._descend(root, self.split, max(self.split, 1), self.depth, *lists), self.split)
+
+    def by_blocks(self) -> None:
+        """Each block is read once for its rows and for its columns; threads add to results of their own."""
+        packed = self.packed
+        count = thread_count() if packed.buffer.nbytes >= SERIAL_BYTES else 1
+        y = [self.y, *(np.empty_like(self.y) for _ in range(count - 1))]
+        down = [self.down, *(np.zeros_like(self.down) for _ in range(count - 1))]
+
+        parts = [
+            (packed.near, packed.near.cuts(count), self.x, y),
+            (packed.couplings, packed.couplings.cuts(count), self.up, down),
+        ]
+
+        def across(share: int) -> None:
+            y[share][:] = 0
+            for part, cuts, vector, results in parts:
+                first, last, result = cuts[share], cuts[share + 1], results[share]
+                if self.single:
+                    cpu_flat.flat_pass(packed.buffer, part.table, 1, first, last, self.adjointly, vector, result)
+                else:
+                    tallest = int(part.table[:, 4:6].max(initial=1))
+                    cpu_flat.flat_block_pass(
+                        packed.buffer, part.table, 1, tallest, first, last, self.adjointly, vector, result
+                    )  # fmt: skip
+
+        _each_subtree(lambda root: self._ascend(root, self.split, max(self.split, 1), self.depth), self.split)
+        self._ascend(0, 0, 1, self.split - 1)
+        parallel_tasks(across, count)
+        for share in range(1, count):
+            self.down += down[share]
+            self.y += y[share]
+        nothing = np.zeros(len(self.target) + 1, dtype=np.int64), np.zeros((0, 3), dtype=np.int64)
+        self._descend(0, 0, 1, self.split - 1, *nothing)
+        _each_subtree(
+            lambda root: self._descend(root, self.split, max(self.split, 1), self.depth, *nothing), self.split
+        )  # fmt: skip
+
+    def _ascend(self, root: int, level: int, top: int, bottom: int) -> None:
+        up_the_tree = cpu.nested_up if self.single else cpu_block.block_up
+        up_the_tree(
+            self.packed.buffer, self.source, self.packed.orders, self.source_places, self.x, self.up, root, level, top,
+            bottom, self.depth,
+        )  # fmt: skip
+
+    def _descend(self, root: int, level: int, top: int, bottom: int, pointers: IntArray, entries: IntArray) -> None:
+        down_the_tree = cpu.nested_down if self.single else cpu_block.block_down
+        down_the_tree(
+            self.packed.buffer, self.target, self.packed.orders, self.target_places, self.source, self.source_places,
+            pointers, entries, self.adjointly, self.up, self.down, self.y, root, level, top, bottom, self.depth,
+        )  # fmt: skip
+
+
+def _split_level(depth: int, nbytes: int, leaf_bytes: int) -> int:
+    """The level whose subtrees the threads share: some for each, so that a late thread costs little.
+
+    With many vectors, more: those of a subtree (`leaf_bytes` a leaf) should stay in a core's cache between its steps.
+    """
+    threads = thread_count()
+    if threads == 1 or nbytes < SERIAL_BYTES:
+        return 0
+    fitting = max(1, CACHE_BYTES // max(1, leaf_bytes)).bit_length() - 1
+    return min(depth, max((2 * threads - 1).bit_length(), depth - fitting))
+
+
+def _each_subtree(function: Callable[[int], None], split: int) -> None:
+    if split == 0:
+        function(0)
+    else:
+        parallel_tasks(function, 1 << split)
