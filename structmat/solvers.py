@@ -22,6 +22,8 @@ from ._backend import is_numpy, like, to_numpy
 from ._typing import Array, NumpyArray
 from .base import StructuredMatrix, product_of
 from .exceptions import ConvergenceWarning, NotPositiveDefiniteError, ShapeError, SingularBlockError
+from .h2.matrix import H2Matrix
+from .hmatrix.matrix import HMatrix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,7 +133,8 @@ def solve(
         - a factorisation, or anything with `solve`;
         - a linear operator, or a function of blocks (n, k), that applies the inverse approximately;
         - None: none;
-        - "auto": a factorisation in A's own format. Without one for what is no structured matrix.
+        - "auto": a factorisation in A's own format, of an `H2Matrix` as an `HMatrix`. None for what is no structured
+          matrix.
     preconditioner_rtol : float
         Tolerance of the conversion and of the factorisation, where they are made here. Where the factorisation fails
         for that, smaller ones are tried, and `notes` says so.
@@ -287,7 +290,7 @@ def _made(A: Any, given: Any, loose: float, method: str) -> tuple[Any, tuple[str
                 f'preconditioner must be "auto", None, a format such as HSSMatrix, a matrix, a factorisation, an '
                 f"operator or a function, but it is {given!r}"
             )
-        given = type(A) if isinstance(A, StructuredMatrix) else None
+        given = _own_format(A)
     is_format = inspect.isclass(given) and issubclass(given, StructuredMatrix)
     if is_format or isinstance(given, StructuredMatrix):
         if not is_format and given.shape != A.shape:
@@ -296,6 +299,13 @@ def _made(A: Any, given: Any, loose: float, method: str) -> tuple[Any, tuple[str
         return _factored(A, given, loose, definite, required=method == "cg")
     _inverse_of(given)  # refuses what cannot be applied
     return given, ()
+
+
+def _own_format(A: Any) -> Any:
+    """The format to factor A in, where none is named: its own, but for H2 that of independent bases."""
+    if not isinstance(A, StructuredMatrix):
+        return None
+    return HMatrix if isinstance(A, H2Matrix) else type(A)
 
 
 def _may_be_definite(A: Any) -> bool:
@@ -327,6 +337,11 @@ def _in_format(cls: Any, A: Any, rtol: float, definite: bool) -> Any:
     """A in a format, to a loose tolerance."""
     if isinstance(A, cls):
         return A
+    if isinstance(A, H2Matrix):
+        # its entries are cheap: from_structured would be told to a tolerance that nobody needs here
+        options = {"partition": A.partition} if cls is HMatrix else {}
+        trees = A.row_tree, A.col_tree
+        return cls.from_entries(lambda i, j: A[i, j], trees, rtol=rtol, symmetric=A.symmetric, **options)
     if isinstance(A, StructuredMatrix):
         return cls.from_structured(A, rtol=rtol)
     return cls.from_operator(A, rtol=rtol, symmetric=definite)

@@ -15,6 +15,7 @@ written so that nothing cancels near an edge or in the plane of the triangle.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -101,7 +102,7 @@ class SingleLayer:
         lead = rows.shape[:-1]
         if cols.shape[:-1] != lead:
             raise ShapeError(f"i and j must have the same leading axes; their shapes are {rows.shape} and {cols.shape}")
-        rows, cols = rows.reshape(-1, rows.shape[-1]), cols.reshape(-1, cols.shape[-1])
+        rows, cols = (index.reshape(math.prod(lead), index.shape[-1]) for index in (rows, cols))
         out = np.empty((len(rows), rows.shape[1], cols.shape[1]))
         work = partial(cpu_bem.single_layer_blocks, *self._geometry, self.scale, rows, cols, out)
         parallel_ranges(work, rows.size, serial=out.size < _SERIAL_ENTRIES)

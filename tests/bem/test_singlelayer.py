@@ -171,6 +171,7 @@ def test_blocks_and_batches(rng):
     i, j = rng.integers(0, len(mesh), (3, 5)), rng.integers(0, len(mesh), (3, 7))
     np.testing.assert_array_equal(layer(i, j), dense[i[:, :, None], j[:, None, :]])
     np.testing.assert_array_equal(layer(i[0], j[0]), dense[np.ix_(i[0], j[0])])
+    assert layer(i, j[:, :0]).shape == (3, 5, 0)
     with pytest.raises(sm.ShapeError, match="same leading axes"):
         layer(i, j[0])
     with pytest.raises(TypeError, match="mesh must be a TriangleMesh"):
