@@ -8,8 +8,11 @@ from __future__ import annotations
 import numpy as np
 from numba import uint64
 
-from .cpu import jit
+from .cpu import ONE, jit
 from .cpu_kernels import kernel_row
+
+# to how many sums each sample is added, and how many sums there are for each candidate
+SPREAD, SUMS = 4, 1.5
 
 
 @jit
@@ -33,10 +36,42 @@ def weighted_block(code, parameters, x, y, rows, r0, r1, cols, c0, c1, weights, 
 
 
 @jit
-def pivoted(block, rows, width, tail, noise, limit, factor, stride, order):
+def sketched_block(code, parameters, x, y, rows, r0, r1, cols, c0, c1, weights, width, state, sums, block, near, work):
+    """As `weighted_block`, with the columns mixed at random into `width` ones: each is added to some, with signs.
+
+    The norms of the rows, and of what a projection leaves of them, are kept on average. Columns are evaluated one at a
+    time and never stored. sums (width, r1 - r0) flat: workspace; returns the new state of the random sequence.
+    """
+    count = r1 - r0
+    for j in range(uint64(width * count)):
+        sums[j] = 0.0
+    gathered(x, rows, r0, r1, near)
+    line = block[:count]  # the block is written last
+    scale = 1.0 / np.sqrt(float(SPREAD))
+    for s in range(c0, c1):
+        kernel_row(code, parameters, y, cols[s], near, 0, count, line, work)
+        factor = weights[s] * scale
+        for _ in range(SPREAD):
+            state = (state * uint64(6364136223846793005) + uint64(1442695040888963407)) & uint64(0xFFFFFFFFFFFFFFFF)
+            draw = state >> uint64(33)
+            signed = factor if draw & ONE else -factor
+            at = ((draw >> ONE) % uint64(width)) * uint64(count)
+            for j in range(uint64(count)):
+                sums[at + j] += signed * line[j]
+    for i in range(count):
+        at = uint64(i * width)
+        for j in range(uint64(width)):
+            block[at + j] = sums[j * uint64(count) + uint64(i)]
+    return state
+
+
+@jit
+def pivoted(block, rows, width, tail, spent, noise, limit, factor, stride, order):
     """Row-pivoted Gram-Schmidt of a flat block (rows, width), overwritten, as in `cpu_rank.pivoted_rows`.
 
-    Until what is left has a norm of at most `tail`, or rounding's `noise` relative to the block. factor (rows, stride)
+    Until what is left has a norm of at most `tail`, or rounding's `noise` relative to the block; each rank uses up the
+    share `spent` of the squared tolerance, as what is left of random sums that a basis was fitted to underestimates
+    what it leaves of others. factor (rows, stride)
     flat: the triangular factor by original rows; order (rows,): pivots first. Returns the rank and the squared norm of
     what is left.
     """
@@ -50,7 +85,6 @@ def pivoted(block, rows, width, tail, noise, limit, factor, stride, order):
             s += v.real * v.real + v.imag * v.imag
         norms[i] = s
         total += s
-    floor = max(tail * tail, total * noise * noise)
     rank, residual = 0, total
     while True:
         residual, largest, pick = 0.0, -1.0, rank
@@ -59,7 +93,7 @@ def pivoted(block, rows, width, tail, noise, limit, factor, stride, order):
             residual += s
             if s > largest:
                 largest, pick = s, i
-        if residual <= floor or rank == limit:
+        if residual <= max(tail * tail * (1.0 - spent * rank), total * noise * noise) or rank == limit:
             break
         order[rank], order[pick] = order[pick], order[rank]
         chosen = order[rank]
@@ -99,13 +133,24 @@ def skeletons(
     for t in range(first, last):
         tallest = max(tallest, row_pointers[t + 1] - row_pointers[t])
         widest = max(widest, col_pointers[t + 1] - col_pointers[t])
-    block = np.empty(tallest * widest)
-    near, work = np.empty((y.shape[0], widest)), np.empty(2 * widest)
+    most = int(SUMS * tallest) + 8
+    block, sums = np.empty(tallest * max(min(widest, 2 * most), most)), np.empty(most * tallest)
+    longest = max(min(widest, 2 * most), tallest)
+    near, work = np.empty((y.shape[0], longest)), np.empty(2 * longest)
+    state = uint64(first * 2654435761 + 12345)
     for t in range(first, last):
         r0, r1, c0, c1 = row_pointers[t], row_pointers[t + 1], col_pointers[t], col_pointers[t + 1]
-        weighted_block(code, parameters, x, y, rows, r0, r1, cols, c0, c1, weights, block, near, work)
+        width, spent = c1 - c0, 0.0
+        wanted = int(SUMS * (r1 - r0)) + 8
+        if width > 2 * wanted:
+            width, spent = wanted, 1.0 / wanted
+            state = sketched_block(
+                code, parameters, x, y, rows, r0, r1, cols, c0, c1, weights, width, state, sums, block, near, work
+            )  # fmt: skip
+        else:
+            weighted_block(code, parameters, x, y, rows, r0, r1, cols, c0, c1, weights, block, near, work)
         ranks[t], left[t] = pivoted(
-            block, r1 - r0, c1 - c0, tails[t], noise, caps[t], factor[factor_pointers[t] :], caps[t], order[r0:r1]
+            block, r1 - r0, width, tails[t], spent, noise, caps[t], factor[factor_pointers[t] :], caps[t], order[r0:r1]
         )  # fmt: skip
 
 
@@ -118,7 +163,7 @@ def skeletons_of_blocks(
         rows, width = row_pointers[t + 1] - row_pointers[t], widths[t]
         block = np.ascontiguousarray(blocks[t, :rows, :width]).reshape(-1)
         ranks[t], left[t] = pivoted(
-            block, rows, width, tails[t], noise, caps[t], factor[factor_pointers[t] :], caps[t],
+            block, rows, width, tails[t], 0.0, noise, caps[t], factor[factor_pointers[t] :], caps[t],
             order[row_pointers[t] : row_pointers[t + 1]],
         )  # fmt: skip
 

@@ -65,12 +65,10 @@ def _stratified(a: H2Matrix, source: EntrySource, rng: np.random.Generator) -> t
         values = np.empty((len(batch), drawn, drawn), dtype=a.dtype)
         starts, row_nodes, col_nodes = np.ascontiguousarray(part[:, 0]), np.asarray(batch.rows), np.asarray(batch.cols)
         p, q = np.ascontiguousarray(part[:, 4]), np.ascontiguousarray(part[:, 5])
-        parallel_ranges(
-            lambda b, e, args=(starts, row_nodes, col_nodes, p, q, left, right, values): cpu_skeleton.sampled_couplings(
-                packed.buffer, *args, b, e
-            ),
-            len(batch),
+        work = partial(
+            cpu_skeleton.sampled_couplings, packed.buffer, starts, row_nodes, col_nodes, p, q, left, right, values
         )
+        parallel_ranges(work, len(batch))
         exact = source.blocks(a.row_tree.perm[rows[row_nodes]], a.col_tree.perm[cols[col_nodes]])
         sizes = a.row_tree.sizes(level)[row_nodes] * a.col_tree.sizes(level)[col_nodes]
         mirrored = np.where(row_nodes != col_nodes, 2.0, 1.0) if storage.half else 1.0

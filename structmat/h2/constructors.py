@@ -38,8 +38,9 @@ class H2Constructors:
 
     @classmethod
     def _partition(
-        cls, trees: tuple[ClusterTree, ClusterTree], admissibility: Admissibility | None, partition: BlockPartition | None
-    ) -> BlockPartition:
+        cls, trees: tuple[ClusterTree, ClusterTree], admissibility: Admissibility | None,
+        partition: BlockPartition | None,
+    ) -> BlockPartition:  # fmt: skip
         if partition is None:
             return for_nested_bases(BlockPartition.build(trees[0], trees[1], admissibility or StrongAdmissibility()))
         if admissibility is not None:
