@@ -24,6 +24,7 @@ from .base import StructuredMatrix, product_of
 from .exceptions import ConvergenceWarning, NotPositiveDefiniteError, ShapeError, SingularBlockError
 from .h2.matrix import H2Matrix
 from .hmatrix.matrix import HMatrix
+from .nested.entries import entry_values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -338,13 +339,26 @@ def _in_format(cls: Any, A: Any, rtol: float, definite: bool) -> Any:
     if isinstance(A, cls):
         return A
     if isinstance(A, H2Matrix):
-        # its entries are cheap: from_structured would be told to a tolerance that nobody needs here
-        options = {"partition": A.partition} if cls is HMatrix else {}
-        trees = A.row_tree, A.col_tree
-        return cls.from_entries(lambda i, j: A[i, j], trees, rtol=rtol, symmetric=A.symmetric, **options)
+        loose = HMatrix.from_entries(
+            _EntriesOf(A), (A.row_tree, A.col_tree), rtol=rtol, symmetric=A.symmetric, partition=A.partition
+        )
+        return loose if cls is HMatrix else cls.from_structured(loose, rtol=rtol)
     if isinstance(A, StructuredMatrix):
         return cls.from_structured(A, rtol=rtol)
     return cls.from_operator(A, rtol=rtol, symmetric=definite)
+
+
+class _EntriesOf:
+    """The entries of a matrix with nested bases, of many blocks at a time."""
+
+    batched = True
+
+    def __init__(self, matrix: H2Matrix) -> None:
+        self._matrix = matrix
+
+    def __call__(self, i: NumpyArray, j: NumpyArray) -> NumpyArray:
+        rows, cols = np.broadcast_arrays(i[..., :, None], j[..., None, :])
+        return entry_values(self._matrix, rows.ravel(), cols.ravel()).reshape(rows.shape)
 
 
 def _is_definite(A: Any, made: Any) -> bool:

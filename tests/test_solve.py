@@ -47,6 +47,25 @@ def test_definite_matrices_of_every_format(format, columns, rng):
     assert np.linalg.norm(plain.x - solution.x) < 1e-6 * np.linalg.norm(plain.x)
 
 
+@pytest.mark.parametrize("preconditioner", ["auto", sm.HSSMatrix, sm.HODLRMatrix])
+def test_h2_matrices(preconditioner, rng):
+    points = rng.random((1000, 2))
+    matrix = sm.H2Matrix.from_kernel(sm.kernelfunctions.Exponential(length=0.5), points, rtol=1e-8)
+    b = rng.standard_normal(1000)
+    solution = sm.solve(matrix, b, preconditioner=preconditioner)
+    assert solution.method == "cg"
+    assert true_residual(matrix, b, solution.x) <= 1.01e-8
+    assert solution.iterations < 15
+
+
+def test_indefinite_h2_matrices(rng):
+    matrix = sm.H2Matrix.from_kernel(sm.kernelfunctions.Laplace(dim=2), rng.random((1000, 2)), rtol=1e-8)
+    b = rng.standard_normal(1000)
+    solution = sm.solve(matrix, b)
+    assert solution.method == "gmres"
+    assert true_residual(matrix, b, solution.x) <= 1.01e-8
+
+
 def test_general_matrices(general, rng):
     matrix, dense = general
     b = rng.standard_normal((N, 2))

@@ -222,6 +222,16 @@ def test_spheres_and_spheroids():
         assert errors[0] / errors[1] == pytest.approx(4.0, rel=0.1)
 
 
+def test_in_h2_format():
+    mesh = TriangleMesh.box(intervals=8, grading=3)
+    found = capacitance(mesh, format=sm.H2Matrix)
+    assert isinstance(found.matrix, sm.H2Matrix)
+    assert found.matrix.certificate.met
+    assert found.solution.converged
+    assert found.solution.method == "cg"
+    assert found.value == pytest.approx(capacitance(mesh).value, rel=1e-6)
+
+
 def test_the_cube():
     """From below, with O(h^3) on graded meshes; the same by a dense solve; and a conductor inside."""
     values = []
