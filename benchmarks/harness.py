@@ -56,6 +56,14 @@ def median_time(function: Callable[[], Any], repeats: int = 5, warm_up: int = 1)
     return statistics.median(times(function, repeats, warm_up))
 
 
+def alternating_times(functions: Sequence[Callable[[], Any]], repeats: int = 20) -> list[float]:
+    """Return the least seconds that a call of each function takes, called in turns: for ratios on a busy machine."""
+    for function in functions:
+        function()
+    rounds = [[times(function, 1, 0)[0] for function in functions] for _ in range(repeats)]
+    return [min(column) for column in zip(*rounds, strict=True)]
+
+
 def growth_exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     """Return the exponent p of the least-squares fit ``seconds = c * sizes**p``.
 

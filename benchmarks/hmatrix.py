@@ -1,4 +1,4 @@
-"""H-matrices: builds and products in 2-D and 3-D, Cholesky factorisation of a covariance matrix, growth.
+"""H-matrices: builds and products in 2-D and 3-D, mixed precision, Cholesky factorisation of a covariance, growth.
 
 Points are uniform in the unit square or cube; leaves of 64, eta 2; float64.
 """
@@ -11,7 +11,7 @@ import numpy as np
 import scipy.linalg
 
 import structmat as sm
-from benchmarks.harness import Report, best_time, growth_exponent, median_time
+from benchmarks.harness import Report, alternating_times, best_time, growth_exponent, median_time
 from structmat._backend import one_blas_thread
 from structmat.kernelfunctions import KernelFunction, Laplace, Matern
 
@@ -24,6 +24,7 @@ def run(report: Report, quick: bool) -> None:
     builds(report, "2-D, log", Laplace(dim=2), points(n2, 2), 1e-6, 1.0, (850.0, 430.0), quick)
     builds(report, "3-D, 1/r", Laplace(dim=3), points(n3, 3), 1e-4, 2.0, (None, None), quick)
     plain_callable(report, points(n2, 2), quick)
+    mixed_precision(report, points(2**12 if quick else 2**15, 2), quick)
     covariance(report, points(nc, 2), quick)
     if not quick:
         growth(report)
@@ -76,6 +77,26 @@ def plain_callable(report: Report, x: np.ndarray, quick: bool) -> None:
     x = x[: 2**14]
     seconds = median_time(lambda: sm.HMatrix.from_kernel(kernel, x, rtol=1e-6), 1, 0)
     report.add(f"2-D, log, from a plain callable, n = {len(x)}: build", seconds / report.floors.matmul_seconds, "T")
+
+
+def mixed_precision(report: Report, x: np.ndarray, quick: bool) -> None:
+    """The product with one vector in mixed precision against that in double, in turns; the errors of both."""
+    kernel, several = Laplace(dim=2), np.random.default_rng(4).standard_normal((len(x), 16))
+    v = several[:, 0].copy()
+    for rtol in (1e-4, 1e-6, 1e-8, 1e-10):
+        for symmetric in (False, True):
+            name = f"2-D, log, n = {len(x)}, rtol {rtol:.0e}{', symmetric' if symmetric else ''}, mixed precision"
+            a = sm.HMatrix.from_kernel(kernel, x, rtol=rtol, symmetric=symmetric)
+            b = a.to_mixed_precision()
+            double, mixed = alternating_times((lambda a=a: a @ v, lambda b=b: b @ v), 40)
+            limit = None if quick or rtol < 1e-6 else 1.6
+            report.add(f"{name}: product, times faster", double / mixed, "", limit, at_least=True)
+            many = alternating_times((lambda a=a: a @ several, lambda b=b: b @ several), 10)
+            report.add(f"{name}: product with 16 vectors, times faster", many[0] / many[1], "")
+            report.add(f"{name}: storage over that in double", b.nbytes / a.nbytes, "")
+            report.add(f"{name}: GB/s", b.nbytes / mixed / 1e9, "", note=f"double {a.nbytes / double / 1e9:.1f}")
+            before = f"double {sampled_error(a, kernel, x):.2e}"
+            report.add(f"{name}: error", sampled_error(b, kernel, x), "", rtol, note=before)
 
 
 def covariance(report: Report, x: np.ndarray, quick: bool) -> None:

@@ -54,6 +54,11 @@ def numpy_dtype(x: Array) -> np.dtype[Any]:
     return np.dtype(str(x.dtype).split(".")[-1])
 
 
+def as_dtype_of(a: Array, x: Array) -> Array:
+    """`a` in the dtype of `x`; itself where that is its own."""
+    return a if a.dtype == x.dtype else namespace(a).astype(a, x.dtype)
+
+
 def like(values: NumpyArray, example: Array) -> Array:
     """`values` as an array of the namespace and on the device of `example`."""
     if is_numpy(example):

@@ -257,7 +257,7 @@ def _sampler(source: Any, points: Any, tree: TreeLike, leaf_size: int, rng: np.r
     if points is not None:
         rows = _check.points(points)
         entries: Any = KernelSource(source, rows, rows)
-        trees = _kernel_trees(tree, rows, rows, leaf_size, same=True)
+        trees = _kernel_trees(tree, entries.row_points, entries.row_points, leaf_size, same=True)
         return _EntrySampler(entries, trees, rng)
     multiplies = any(hasattr(source, name) for name in ("matvec", "matmat"))
     if multiplies and not hasattr(source, "certificate"):

@@ -13,6 +13,7 @@ import numpy as np
 from . import _check
 from ._typing import NumpyArray, RandomLike
 from .exceptions import ShapeError, SymmetryError, TreeMismatchError
+from .precision import narrower
 from .tree import require_equal_trees
 
 __all__ = ["MatrixAlgebra"]
@@ -28,7 +29,8 @@ def _is_sparse(x: Any) -> bool:
 class MatrixAlgebra:
     """Operators and checks that every format shares.
 
-    A format gives `add`, `_scaled`, `_with_arrays`, `_sub_block`, `_frobenius` and `_sparse_update`.
+    A format gives `add`, `_scaled`, `_with_arrays`, `_sub_block`, `_frobenius` and `_sparse_update`; and, for mixed
+    precision, `_mixed` and `nbytes_by_dtype`.
     """
 
     # ---------------------------------------------------------------------------- tolerances, operands
@@ -129,10 +131,11 @@ class MatrixAlgebra:
     def astype(self: Any, dtype: Any) -> Any:
         """The same matrix in another precision or field: float32, float64, complex64 or complex128.
 
-        Complex to real is refused; take the real part of the source instead.
+        Complex to real is refused; take the real part of the source instead. All numbers are stored in this type, those
+        of a matrix in mixed precision too.
         """
         target = _check.supported_dtype(dtype)
-        if target == self.dtype:
+        if target == self.dtype and not self.mixed_precision:
             return self
         if self.dtype.kind == "c" and target.kind != "c":
             raise TypeError(
@@ -141,6 +144,76 @@ class MatrixAlgebra:
         result = self._with_arrays(lambda a: a.astype(target))
         result.certificate = self.certificate.with_rounding(float(np.finfo(target).eps))
         return result
+
+    # --------------------------------------------------------------------------------- mixed precision
+
+    def to_mixed_precision(self: Any, *, rtol: float | None = None) -> Any:
+        """The same matrix with numbers in half the precision wherever the tolerance allows it.
+
+        A matrix of float64 (complex128) keeps its dtype, but stores float32 (complex64) for the dense blocks, and for
+        the columns of low-rank blocks, that can bear it: fewer bytes, and so a faster product with a vector. Products
+        take vectors of the dtype, and sum in it.
+
+        Parameters
+        ----------
+        rtol : float, optional
+            Tolerance of the result, relative to the Frobenius norm: the error so far and that of rounding together.
+            Default: the one that the matrix was built with, of which a build leaves some.
+
+        Returns
+        -------
+        StructuredMatrix
+            `nbytes_by_dtype` says what is stored in which type, and the certificate has a bound of the new error. The
+            matrix itself, where the tolerance leaves no room, or where there is no type of half the precision.
+
+        Notes
+        -----
+        The bound of what rounding changes is computed from the rounded numbers. Sums, truncations, factorisations and
+        products of matrices go back to the wider type. Cost O(n k^2 log n), a truncation.
+
+        References
+        ----------
+        P. Amestoy et al., "Mixed precision low-rank approximations and their application to block low-rank LU
+        factorization", IMA J. Numer. Anal. 43 (2023) 2198-2227.
+
+        Examples
+        --------
+        >>> import numpy as np, structmat as sm
+        >>> points = np.random.default_rng(0).random((2000, 2))
+        >>> A = sm.HMatrix.from_kernel(sm.kernelfunctions.Laplace(dim=2), points, rtol=1e-6)
+        >>> B = A.to_mixed_precision()
+        >>> B.dtype, B.certificate.met, B.nbytes < 0.6 * A.nbytes
+        (dtype('float64'), True, True)
+        """
+        tolerance = self.certificate.asked if rtol is None else _check.tolerance(rtol)
+        before = self.certificate.upper_bound
+        room = (tolerance - before) / (1.0 + before)  # the old error is relative to the exact matrix
+        result, error = (self, 0.0) if narrower(self.dtype) is None else self._mixed(max(room, 0.0))
+        if result is not self:
+            result.certificate = self.certificate.with_change(error, asked=tolerance, how="rounded in part")
+        return result
+
+    def _mixed(self: Any, rtol: float) -> tuple[Any, float]:
+        """The matrix in mixed precision, or itself, and a bound of the relative error made, at most `rtol`."""
+        raise TypeError(
+            f"a {type(self).__name__} has no mixed precision; HODLR and H-matrices have: HODLRMatrix.from_structured(A)"
+        )
+
+    @property
+    def nbytes_by_dtype(self: Any) -> dict[str, int]:
+        """Bytes of what is stored by the type of the numbers: in mixed precision there are two."""
+        return {self.dtype.name: self.nbytes}
+
+    @property
+    def mixed_precision(self) -> bool:
+        """Whether some numbers are stored in half the precision of the others."""
+        return len(self.nbytes_by_dtype) > 1
+
+    def _precision(self: Any) -> str:
+        """The type of the numbers for people."""
+        sizes = self.nbytes_by_dtype
+        others = [f"{100 * sizes[name] / sum(sizes.values()):.0f} % of it as {name}" for name in list(sizes)[1:]]
+        return ", ".join([self.dtype.name, *others])
 
     # ------------------------------------------------------------------------------- entries and norms
 

@@ -53,6 +53,11 @@ class Certificate:
         asked, estimate, bound = (max(v, eps) for v in (self.asked, self.estimate, self.upper_bound))
         return replace(self, asked=asked, estimate=estimate, upper_bound=bound)
 
+    def with_change(self, error: float, *, asked: float, how: str) -> Certificate:
+        """The certificate after a change of the matrix by `error`, relative to its norm, to a new tolerance."""
+        estimate, bound = (v + error * (1.0 + v) for v in (self.estimate, self.upper_bound))
+        return replace(self, asked=asked, estimate=estimate, upper_bound=bound, method=f"{self.method}; {how}")
+
     def warn_if_not_met(self, remedy: str = "", *, stacklevel: int = 4) -> None:
         """Give an `AccuracyWarning`, with a remedy where one is named, unless the tolerance was met."""
         if not self.met:

@@ -74,8 +74,7 @@ def _checked(other: Any, rtol: float | None) -> float:
             f"from_structured takes a HODLRMatrix, HMatrix or HSSMatrix, but other is a {type(other).__name__}; "
             "use from_dense for an array, from_operator for what multiplies"
         )
-    example = other._storage.blocks.near[-1].data if isinstance(other, FlatMatrix) else other._storage.near.data
-    if not is_numpy(example):
+    if not is_numpy(other._storage._example):
         raise DeviceError('conversions run on the CPU: call A.to_device("cpu") first')
     return other.rtol if rtol is None else _check.tolerance(rtol)
 

@@ -14,6 +14,7 @@ __all__ = [
     "MissingLibraryError",
     "NonFiniteError",
     "NotPositiveDefiniteError",
+    "PerformanceWarning",
     "ShapeError",
     "SingularBlockError",
     "StructmatError",
@@ -87,6 +88,10 @@ class AccuracyWarning(UserWarning):
 
 class StructureWarning(UserWarning):
     """The matrix has no structure to speak of in this format: a dense array would be smaller."""
+
+
+class PerformanceWarning(UserWarning):
+    """Something works, and takes much longer than it could."""
 
 
 class IllConditionedWarning(AccuracyWarning):

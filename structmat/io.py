@@ -44,6 +44,9 @@ _DAMAGE = (
     RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 
+# before the names of the arrays of the two parts of a matrix in mixed precision; others have the first one
+_PARTS = ("", "narrow/")
+
 Arrays = dict[str, NumpyArray]
 PathLike = str | os.PathLike[str]
 
@@ -382,13 +385,18 @@ def _hss_matrix(
 
 
 def _flat_arrays(matrix: Any) -> tuple[dict[str, Any], Arrays]:
-    blocks, arrays = matrix.blocks, {}
-    for level, (near, batches) in enumerate(zip(blocks.near, blocks.far, strict=True)):
-        arrays.update({f"near/{level}/data": near.data, f"near/{level}/places": _places(near)})
-        for k, batch in enumerate(batches):
-            arrays.update({f"far/{level}/{k}/{side}": getattr(batch, side) for side in ("left", "right")})
-            arrays[f"far/{level}/{k}/places"] = _places(batch)
-    return {"symmetric": bool(blocks.half), "batches": [len(batches) for batches in blocks.far]}, arrays
+    """The arrays of all parts; those of the second one, of a matrix in mixed precision, under names of its own."""
+    arrays, counts = {}, []
+    for prefix, part in zip(_PARTS, matrix.parts, strict=False):
+        for level, (near, batches) in enumerate(zip(part.near, part.far, strict=True)):
+            arrays.update({f"{prefix}near/{level}/data": near.data, f"{prefix}near/{level}/places": _places(near)})
+            for k, batch in enumerate(batches):
+                key = f"{prefix}far/{level}/{k}"
+                arrays.update({f"{key}/{side}": getattr(batch, side) for side in ("left", "right")})
+                arrays[f"{key}/places"] = _places(batch)
+        counts.append([len(batches) for batches in part.far])
+    mixed = {"narrow_batches": counts[1]} if len(counts) > 1 else {}
+    return {"symmetric": bool(matrix.symmetric), "batches": counts[0], **mixed}, arrays
 
 
 def _places(batch: BlockBatch | LowRankBatch) -> NumpyArray:
@@ -412,13 +420,16 @@ def _flat_matrix(name: str) -> Callable[..., Any]:
         def low_rank(key: str) -> LowRankBatch:
             return LowRankBatch(arrays[f"{key}/left"], arrays[f"{key}/right"], *places(key))
 
-        near, far = [], []
-        for level, count in enumerate(header["batches"]):
-            near.append(BlockBatch(arrays[f"near/{level}/data"], *places(f"near/{level}")))
-            far.append(tuple(low_rank(f"far/{level}/{k}") for k in range(count)))
-        result = getattr(structmat, name)(
-            FlatBlocks(tuple(near), tuple(far), header["symmetric"]), row_tree, col_tree, certificate
-        )
+        def part(prefix: str, counts: list[int]) -> FlatBlocks:
+            near, far = [], []
+            for level, count in enumerate(counts):
+                near.append(BlockBatch(arrays[f"{prefix}near/{level}/data"], *places(f"{prefix}near/{level}")))
+                far.append(tuple(low_rank(f"{prefix}far/{level}/{k}") for k in range(count)))
+            return FlatBlocks(tuple(near), tuple(far), header["symmetric"])
+
+        counts = [header[name] for name in ("batches", "narrow_batches") if name in header]
+        parts = tuple(part(prefix, count) for prefix, count in zip(_PARTS, counts, strict=False))
+        result = getattr(structmat, name)(parts, row_tree, col_tree, certificate)
         result.partition.require_cover()  # of both halves
         return result
 

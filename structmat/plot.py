@@ -12,6 +12,7 @@ import numpy as np
 from ._backend import to_numpy
 from ._typing import IntArray, NumpyArray
 from .blocks import array_bytes
+from .flat.mixed import ranks_at
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,10 +65,11 @@ def summary(matrix: StructuredMatrix) -> str:
     dense = rows * columns * matrix.dtype.itemsize
     kind = "Hermitian" if matrix.dtype.kind == "c" else "symmetric"
     stored: Any = matrix
-    table = _nested_table(stored.generators) if hasattr(matrix, "generators") else _flat_table(stored.blocks)
+    table = _nested_table(stored.generators) if hasattr(matrix, "generators") else _flat_table(stored.parts)
+    kind = kind if stored.symmetric else f"not {kind}"
     return "\n".join(
         [
-            f"{type(matrix).__name__} {rows} x {columns}, {matrix.dtype}, {'' if stored.symmetric else 'not '}{kind}",
+            f"{type(matrix).__name__} {rows} x {columns}, {stored._precision()}, {kind}",
             f"tree: depth {matrix.row_tree.depth}, {_leaves(matrix)}",
             *table,
             f"total {format_bytes(matrix.nbytes)}, {100 * matrix.nbytes / dense:.3g} % of {format_bytes(dense)} "
@@ -88,16 +90,16 @@ def _nested_table(g: Any) -> list[str]:
     return [*lines, f"{'dense diagonal blocks':46s}{format_bytes(array_bytes(g.diagonal)):>10s}"]
 
 
-def _flat_table(blocks: Any) -> list[str]:
+def _flat_table(parts: Any) -> list[str]:
     lines = [f"{'level':>5s} {'low-rank':>9s} {'rank':>16s} {'bytes':>9s} {'dense':>6s} {'bytes':>9s}"]
-    for level, (near, batches) in enumerate(zip(blocks.near, blocks.far, strict=True)):
-        count = sum(len(b) for b in batches)
-        if not count and not len(near):
+    for level in range(parts[0].depth + 1):
+        near, far = [p.near[level] for p in parts], [b for p in parts for b in p.far[level]]
+        ranks, count = ranks_at(parts, level)[1], sum(len(b) for b in near)
+        if not len(ranks) and not count:
             continue
-        ranks = _spread(np.repeat([b.rank for b in batches], [len(b) for b in batches])) if count else ""
-        low_rank = format_bytes(sum(b.nbytes for b in batches)) if count else ""
-        dense = (f"{len(near):d}", format_bytes(near.nbytes)) if len(near) else ("", "")
-        line = f"{level:5d} {count or '':>9} {ranks:>16s} {low_rank:>9s} {dense[0]:>6s} {dense[1]:>9s}"
+        low_rank = (_spread(ranks), format_bytes(sum(b.nbytes for b in far))) if len(ranks) else ("", "")
+        dense = (f"{count:d}", format_bytes(sum(b.nbytes for b in near))) if count else ("", "")
+        line = f"{level:5d} {len(ranks) or '':>9} {low_rank[0]:>16s} {low_rank[1]:>9s} {dense[0]:>6s} {dense[1]:>9s}"
         lines.append(line.rstrip())
     return lines
 
@@ -265,21 +267,21 @@ def _nested_blocks(matrix: StructuredMatrix) -> tuple[NumpyArray, IntArray, Nump
 
 def _flat_blocks(matrix: Any) -> tuple[NumpyArray, IntArray, NumpyArray]:
     """The same for blocks with bases of their own; both halves of a Hermitian matrix."""
-    blocks, trees = matrix.blocks, (matrix.row_tree, matrix.col_tree)
-    far, near, ranks = [np.zeros((0, 4), dtype=np.int64)], [], [np.zeros(0, dtype=np.int64)]
-    for level, (dense, batches) in enumerate(zip(blocks.near, blocks.far, strict=True)):
-        for batch in (*batches, dense):
-            rows, cols = batch.rows, batch.cols
-            if blocks.half:
-                off = rows != cols
-                rows, cols = np.append(rows, cols[off]), np.append(cols, rows[off])
-            rectangles = _rectangles(trees, level, rows, cols)
-            if batch is dense:
-                near.append(rectangles)
-            else:
-                far.append(rectangles)
-                ranks.append(np.full(len(rectangles), batch.rank))
-    return np.concatenate(far), np.concatenate(ranks), np.concatenate(near)
+    trees, partition = (matrix.row_tree, matrix.col_tree), matrix.partition
+    far, near = (_rectangles_by_level(trees, places)[0] for places in (partition.far, partition.near))
+    ranks = [_ranks_of(matrix, level, places) for level, places in enumerate(partition.far)]
+    return far, np.concatenate(ranks), near
+
+
+def _ranks_of(matrix: Any, level: int, places: IntArray) -> IntArray:
+    """The ranks of the blocks at some places of a level, of which those above the diagonal may not be stored."""
+    keys, ranks = ranks_at(matrix.parts, level)
+    rows, cols = places.T
+    wanted = (rows << level) + cols
+    if matrix.symmetric:
+        wanted = np.where(rows < cols, (cols << level) + rows, wanted)
+    found: IntArray = ranks[np.searchsorted(keys, wanted)]
+    return found
 
 
 def _fill(axes: Axes, rectangles: NumpyArray, values: NumpyArray, label: str, colours: Any) -> Any:

@@ -131,16 +131,29 @@ def _is_trailing(index: IntArray, counts: IntArray) -> bool:
 class KernelSource(EntrySource):
     """A kernel function on points: entry (i, j) is kernel(x_i, y_j).
 
-    A kernel with a true attribute `batched` is called once for a batch, with (nb, p, d) and (nb, q, d) arrays.
+    A kernel with a true attribute `batched` is called once for a batch, with (nb, p, d) and (nb, q, d) arrays. A kernel
+    with several `components` has as many indices for each point: `row_points` and `col_points` then hold each point so
+    often, and index `components i + k` is component k of point i.
     """
 
     def __init__(self, kernel: Kernel, row_points: NumpyArray, col_points: NumpyArray) -> None:
         self.kernel = kernel
-        self.row_points, self.col_points = row_points, col_points
-        super().__init__(kernel, (len(row_points), len(col_points)))
+        self.components = int(getattr(kernel, "components", 1))
+        same = row_points is col_points
+        self.row_points = self._repeated(row_points)
+        self.col_points = self.row_points if same else self._repeated(col_points)
+        super().__init__(kernel, (len(self.row_points), len(self.col_points)))
+
+    def _repeated(self, points: NumpyArray) -> NumpyArray:
+        return points if self.components == 1 else np.repeat(points, self.components, axis=0)
 
     def _call(self, i: IntArray, j: IntArray) -> Any:
-        return self.kernel(self.row_points[i], self.col_points[j])
+        return self._values(self.row_points[i], self.col_points[j], i, j)
+
+    def _values(self, x: NumpyArray, y: NumpyArray, i: IntArray, j: IntArray) -> Any:
+        if self.components == 1:
+            return self.kernel(x, y)
+        return self.kernel.entries(x, y, i % self.components, j % self.components)  # type: ignore[attr-defined]
 
     def _describe(self) -> str:
         return f"the kernel {getattr(self.kernel, '__name__', type(self.kernel).__name__)}(x, y)"
@@ -149,7 +162,7 @@ class KernelSource(EntrySource):
         if not self.batched:
             return None
         x, y = _as_columns(self.row_points)[rows], _as_columns(self.col_points)[cols]
-        return np.asarray(self.kernel(x, y)).astype(self.dtype, copy=False)
+        return np.asarray(self._values(x, y, rows, cols)).astype(self.dtype, copy=False)
 
 
 def _as_columns(points: NumpyArray) -> NumpyArray:

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from ._backend import conj, is_numpy, like, numpy_dtype, to_numpy
+from ._backend import conj, is_numpy, like, namespace, numpy_dtype, to_numpy
 from ._typing import Array, NumpyArray
 
 
 class Storage(ABC):
     """The arrays of one matrix and the product with them. A pass gives the methods below `apply`."""
+
+    # whether the compiled kernels take vectors of a wider type than their numbers
+    widens = False
 
     def apply(self, x: Array, *, adjointly: bool, conjugated: bool = False) -> Array:
         """A x, A^H x, or their complex conjugates conj(A) x and A^T x; x (leaves, q, k), result (leaves, p, k)."""
@@ -25,14 +28,16 @@ class Storage(ABC):
         if not is_numpy(x):
             if is_numpy(example):  # the matrix is on the host: so is the product, and the result goes back
                 return like(self.apply(to_numpy(x), adjointly=adjointly), x)
-            return self._apply_reference(x, adjointly)
+            xp = namespace(x, example)
+            return self._apply_reference(xp.astype(x, xp.result_type(x, example)), adjointly)
         if x.dtype.kind == "c" and dtype.kind != "c":  # a real matrix: real and imaginary part are two vectors
             both = self.apply(np.concatenate([x.real, x.imag], axis=2), adjointly=adjointly)
             return both[:, :, : x.shape[2]] + 1j * both[:, :, x.shape[2] :]
         x = x.astype(np.result_type(x.dtype, dtype), copy=False)
         if x.shape[2] == 0:
             return np.zeros((x.shape[0], self._leaf_size(adjointly), 0), dtype=x.dtype)
-        if x.dtype != dtype:  # a matrix in single precision, vectors in double: their range and precision are kept
+        # a matrix in single precision, vectors in double: their range and precision are kept
+        if x.dtype != dtype and not self.widens:
             return self._apply_reference(x, adjointly)
         return self._apply_compiled(x, adjointly)
 
@@ -51,4 +56,4 @@ class Storage(ABC):
 
     @abstractmethod
     def _apply_compiled(self, x: NumpyArray, adjointly: bool) -> NumpyArray:
-        """The product by compiled kernels, for NumPy arrays of the matrix's own dtype."""
+        """The product by compiled kernels, for NumPy arrays of the matrix's own dtype (or a wider one)."""

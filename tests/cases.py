@@ -441,3 +441,27 @@ add_built(
     lambda: scipy.linalg.toeplitz(1 / (1.0 + np.arange(150)), 1 / (2.0 + np.arange(150))),
     1e-8,
 )
+
+
+def mixed(matrix, rtol):
+    result = matrix.to_mixed_precision(rtol=rtol)
+    assert result.mixed_precision
+    return result
+
+
+add_built(
+    "mixed_precision",
+    lambda f: mixed(
+        f.from_dense(one_sided(150)(line(150), line(150)), sm.ClusterTree.balanced(150, 8), rtol=1e-12), 1e-9
+    ),
+    lambda: one_sided(150)(line(150), line(150)),
+    1e-9,
+)
+for format, cls in FLAT.items():
+
+    def mixed_hermitian(cls=cls, format=format):
+        tree = sm.ClusterTree.from_points(points(97, 2), 8)
+        matrix, dense = random_flat(generator(format), cls, tree, 4, np.complex128, symmetric=True, shift=20.0)
+        return mixed(matrix, 1e-6), dense, 1e-6
+
+    BUILDERS[f"{format}_mixed_hermitian"] = mixed_hermitian

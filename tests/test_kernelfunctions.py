@@ -1,9 +1,11 @@
 """Kernel functions against plain loops over pairs of points."""
 
+import cmath
 import math
 
 import numpy as np
 import pytest
+from scipy import special
 
 import structmat as sm
 from structmat import kernelfunctions as kf
@@ -12,6 +14,11 @@ CASES = [  # (kernel, the same as a function of the distance r > 0, value at r =
     (kf.Laplace(dim=2), lambda r: -math.log(r), 0.0),
     (kf.Laplace(dim=2, diagonal=7.0), lambda r: -math.log(r), 7.0),
     (kf.Laplace(dim=3), lambda r: 1 / r, 0.0),
+    (kf.Yukawa(decay=2.0, dim=2), lambda r: special.kv(0, 2 * r), 0.0),
+    (kf.Yukawa(decay=2.0, dim=3, diagonal=1.5), lambda r: math.exp(-2 * r) / r, 1.5),
+    (kf.Helmholtz(wavenumber=4.0, dim=2), lambda r: special.hankel1(0, 4 * r), 0.0),
+    (kf.Helmholtz(wavenumber=4.0, dim=3, diagonal=2 + 1j), lambda r: cmath.exp(4j * r) / r, 2 + 1j),
+    (kf.ThinPlateSpline(), lambda r: r * r * math.log(r), 0.0),
     (kf.Gaussian(length=0.3), lambda r: math.exp(-((r / 0.3) ** 2) / 2), 1.0),
     (kf.Exponential(length=0.3), lambda r: math.exp(-r / 0.3), 1.0),
     (kf.Exponential(length=0.3, diagonal=2.0), lambda r: math.exp(-r / 0.3), 2.0),
@@ -83,7 +90,10 @@ def test_symmetry_and_diagonal(kernel, function, at_zero, rng):
     block = kernel(x, x)
     np.testing.assert_array_equal(block, block.T)
     np.testing.assert_allclose(np.diag(block), at_zero)
-    assert kernel.symmetric
+    assert kernel.symmetric == (kernel.dtype.kind == "f")
+    assert kernel.complex_symmetric
+    assert kernel.translation_invariant
+    assert kernel.components == 1
 
 
 def test_close_points_keep_their_digits():
@@ -110,13 +120,19 @@ def test_every_name_makes_its_kernel(name):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: kf.from_name("gauss"), r"no kernel named 'gauss'; there are cauchy, exponential, gaussian"),
+        (lambda: kf.from_name("gauss"), r"no kernel named 'gauss'; there are cauchy, elastostatics, exponential"),
         (lambda: kf.from_name("gaussian", width=1), r"has no parameter width; it has length, diagonal"),
         (lambda: kf.Gaussian(0.0), r"length must be a finite number > 0, but it is 0.0"),
         (lambda: kf.Cauchy(np.nan), r"shift must be a finite number > 0"),
         (lambda: kf.Matern(nu=2), r"nu must be 0.5, 1.5 or 2.5, but it is 2"),
         (lambda: kf.Laplace(dim=4), r"dim must be 2 .* or 3 .*, but it is 4"),
         (lambda: kf.Laplace(diagonal=np.inf), r"diagonal must be finite"),
+        (lambda: kf.Helmholtz(wavenumber=-1.0), r"wavenumber must be a finite number > 0"),
+        (lambda: kf.Helmholtz(diagonal=complex(0, np.nan)), r"diagonal must be finite"),
+        (lambda: kf.Yukawa(decay=0.0), r"decay must be a finite number > 0"),
+        (lambda: kf.Yukawa(dim=1), r"dim must be 2 \(K_0\(decay r\)\) or 3"),
+        (lambda: kf.Stokes(dim=4), r"dim must be 2 .* or 3 .*, but it is 4"),
+        (lambda: kf.Elastostatics(poisson_ratio=0.6), r"poisson_ratio must be above -1 and at most 0.5, but it is 0.6"),
     ],
 )
 def test_bad_parameters(call, message):

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = """
 _typing _backend _check _linear_operator exceptions krylov
-tree partition sources lowrank engine
+tree partition sources lowrank engine precision
 blocks algebra base certificate certify _inputs
 storage norms flat nested
 hodlr hss hmatrix h2

@@ -38,7 +38,7 @@ _TOUCHING_ORDER = 6
 
 
 class SingleLayer:
-    """The matrix of the integrals of 1 / |x - y| over all pairs of triangles, as a source of entries.
+    """The matrix of the integrals of ``1 / |x - y|`` over all pairs of triangles, as a source of entries.
 
     On triangle t the trial function is the constant `scale[t]`, chosen so that the diagonal of the matrix is 1: a mesh
     may be graded, and no triangle is lost in a tolerance for the whole matrix. The matrix is symmetric and positive

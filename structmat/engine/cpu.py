@@ -23,6 +23,11 @@ def jit(function: Any) -> Any:
     return njit(fastmath=FAST, nogil=True, cache=True, error_model="numpy")(function)
 
 
+def inlined(function: Any) -> Any:
+    """The same for a part of a kernel that is called for every few numbers: it becomes part of its callers."""
+    return njit(fastmath=FAST, nogil=True, error_model="numpy", inline="always")(function)
+
+
 @jit
 def rows_times(buffer, start, rows, cols, x, x0, y, y0):
     """y[y0:] += M x[x0:], M row-major at `start`; two rows at a time."""

@@ -115,19 +115,21 @@ def nested_entries(
 
 @jit
 def flat_entries(buffer, table, block, row, col, mirrored, values, first, last):
-    """Entries first .. last - 1 of a matrix of independent blocks; `block` is their row in the table of the flat pass.
+    """Add to the values first .. last - 1 what one block of a matrix of independent blocks contributes to each.
 
-    row, col: padded positions; where `mirrored`, the entry is the conjugate of the one at (col, row).
+    block: its row in the table of the flat pass, or -1 for none; row, col: padded positions; where `mirrored`, the
+    entry is the conjugate of the one at (col, row).
     """
     for m in range(first, last):
+        if block[m] < 0:
+            continue
         start, rank, top, side, p, q, _ = table[block[m]]
         i, j = (col[m], row[m]) if mirrored[m] else (row[m], col[m])
         i, j = i - top, j - side
+        value = values.dtype.type(0)
         if rank < 0:
-            value = buffer[start + i * q + j]
-        else:
-            value = buffer[0] * 0
-            other = start + rank * p
-            for a in range(rank):
-                value += buffer[start + a * p + i] * np.conj(buffer[other + a * q + j])
-        values[m] = np.conj(value) if mirrored[m] else value
+            value += buffer[start + i * q + j]
+        other = start + rank * p
+        for a in range(rank):
+            value += buffer[start + a * p + i] * np.conj(values.dtype.type(buffer[other + a * q + j]))
+        values[m] += np.conj(value) if mirrored[m] else value

@@ -3,6 +3,9 @@
 A block is read once and serves both halves of a Hermitian matrix while it is in the cache. The table has a row for each
 block: start in the buffer, rank (-1: dense), first row, first column, number of rows, of columns, and whether it also
 acts as its adjoint at the mirrored place. Low-rank blocks are stored as left^T (k, p), then right^T (k, q).
+
+The buffer may have half the precision of the vectors: its numbers are widened as they are read, in registers for one
+vector, and a factor at a time into a workspace for BLAS.
 """
 
 from __future__ import annotations
@@ -26,6 +29,29 @@ def _conjugate(a):
     if isinstance(a.dtype, types.Complex):
         return lambda a: np.conj(a)
     return lambda a: a
+
+
+def widened(buffer: Any, start: int, count: int, room: Any) -> Any:
+    """`count` numbers of the buffer in the type of `room`: where they are, or else copied to there."""
+    part = buffer[start : start + count]
+    if part.dtype == room.dtype:
+        return part
+    room[:count] = part
+    return room[:count]
+
+
+@overload(widened)
+def _widened(buffer, start, count, room):
+    if buffer.dtype == room.dtype:
+        return lambda buffer, start, count, room: buffer[start : start + count]
+
+    def copied(buffer, start, count, room):
+        first = uint64(start)
+        for i in range(uint64(count)):
+            room[i] = buffer[first + i]
+        return room[:count]
+
+    return copied
 
 
 @jit
@@ -111,11 +137,15 @@ def flat_pass(buffer, table, widest, first, last, adjointly, x, y):
 
 
 @jit
-def flat_block_pass(buffer, table, widest, tallest, first, last, adjointly, x, y):
-    """As `flat_pass` for many vectors, x (rows, m), through BLAS; `tallest` is the largest side of a block."""
+def flat_block_pass(buffer, table, widest, tallest, largest, first, last, adjointly, x, y):
+    """As `flat_pass` for many vectors, x (rows, m), through BLAS.
+
+    `tallest` is the largest side of a block, `largest` the most numbers of a dense block or of a factor.
+    """
     columns = x.shape[1]
     work = np.empty((widest, columns), dtype=x.dtype)
     result = np.empty((tallest, columns), dtype=x.dtype)
+    room = np.empty(largest, dtype=x.dtype)
     for e in range(first, last):
         start, rank, row, col, p, q, mirrored = table[e]
         for turn in range(1 + mirrored):
@@ -123,19 +153,15 @@ def flat_block_pass(buffer, table, widest, tallest, first, last, adjointly, x, y
             source, target = (x[row : row + p], y[col : col + q]) if flipped else (x[col : col + q], y[row : row + p])
             part = result[: len(target)]
             if rank < 0:
-                block = buffer[start : start + p * q].reshape((p, q))
+                block = widened(buffer, start, p * q, room).reshape((p, q))
                 if flipped:
                     np.dot(conjugate(block).T, source, part)
                 else:
                     np.dot(block, source, part)
             else:
-                left = buffer[start : start + rank * p].reshape((rank, p))
-                right = buffer[start + rank * p : start + rank * (p + q)].reshape((rank, q))
-                inner = work[:rank]
-                if flipped:
-                    np.dot(conjugate(left), source, inner)
-                    np.dot(right.T, inner, part)
-                else:
-                    np.dot(conjugate(right), source, inner)
-                    np.dot(left.T, inner, part)
+                # the two factors one after the other, as there is room for one
+                left, right, inner = start, start + rank * p, work[:rank]
+                one, tall, other, wide = (left, p, right, q) if flipped else (right, q, left, p)
+                np.dot(conjugate(widened(buffer, one, rank * tall, room).reshape((rank, tall))), source, inner)
+                np.dot(widened(buffer, other, rank * wide, room).reshape((rank, wide)).T, inner, part)
             target += part

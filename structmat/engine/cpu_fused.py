@@ -11,13 +11,15 @@ import numpy as np
 from numba import uint64
 
 from .cpu import columns_times, jit
-from .cpu_kernels import kernel_row
+from .cpu_kernels import kernel_column, kernel_row
 
 # an approximation is believed when the last cross and this many rows that were not used are small
 TRIALS = 2
 # shares of a block's tolerance: of the last cross, and of the truncation that follows
 CROSS_SHARE, CUT_SHARE = 0.25, 0.9
 SWEEPS = 30
+TOO_FEW, NOT_FINITE = -1, -2
+LARGEST = np.finfo(np.float64).max
 
 
 @jit
@@ -90,7 +92,7 @@ def crosses(
 
     left (limit p), right (limit q): flat, a row of p (q) numbers for each rank; the block is left^T right. Where
     clusters touch, the corner of the block (see `structmat.flat.corners`) is looked at before the result is believed.
-    Returns the rank, or -1 where `limit` crosses were not enough.
+    Returns the rank, or TOO_FEW where `limit` crosses were not enough, NOT_FINITE where a square overflows or is NaN.
     """
     for i in range(p):
         used[i] = False
@@ -104,6 +106,8 @@ def crosses(
         take_off(right, rank, q, weights, line)
         used[row] = True
         norm = squared(line, q)
+        if not norm <= LARGEST:
+            return NOT_FINITE
         # as if all rows were as bad as this one; a row that was found to be bad is taken in any case
         if not forced and norm * p <= CROSS_SHARE * CROSS_SHARE * tail * tail:
             trials += 1
@@ -111,12 +115,12 @@ def crosses(
         else:
             column = largest(line, q, picked)
             if rank == limit:
-                return -1
+                return TOO_FEW
             if column < 0 or line[column] == 0.0:
                 break
             picked[column] = True
             scale = 1.0 / line[column]
-            kernel_row(code, parameters, y, side + column, x, top, p, other, work)
+            kernel_column(code, parameters, y, side + column, x, top, p, other, work)
             for a in range(rank):
                 weights[a] = right[a * q + column]
             take_off(left, rank, p, weights, other)
@@ -125,6 +129,8 @@ def crosses(
             for i in range(uint64(p)):
                 left[rank * p + i] = other[i]
             size = np.sqrt(squared(other, p) * norm) * abs(scale)
+            if not size <= LARGEST:
+                return NOT_FINITE
             rank, rows_left = rank + 1, rows_left - 1
             trials = trials + 1 if size <= CROSS_SHARE * tail else 0
         forced = False
@@ -251,7 +257,7 @@ def compress_blocks(
     corner_rows, corner_cols, bounds (nb, 4): see `structmat.flat.corners`.
 
     Factors are written to `out` from `cursor` on; ranks and starts (nb,) say what and where. Returns the first block
-    that did not fit into `out`, and the new cursor. A rank of -1: more than `limit` would be needed.
+    that did not fit into `out`, and the new cursor. Negative ranks: see `crosses`.
     """
     p_max, q_max = 1, 1
     for b in range(first, last):
@@ -271,7 +277,7 @@ def compress_blocks(
             line, other, weights, work, used,
         )  # fmt: skip
         if k < 0:
-            ranks[b] = -1
+            ranks[b] = k
             continue
         if cursor + k * (p + q) > len(out):
             return b, cursor

@@ -2,7 +2,8 @@
 
 Logarithms and exponentials are computed here, so that the loops over a row are vectorised: the mathematical library's
 own functions would be called number by number. The relative error of a logarithm is below two units in the last place;
-that of exp(x) is what a rounding of x makes of it, |x| eps.
+that of exp(x) is what a rounding of x makes of it, |x| eps. The polynomials are near-minimax ones, from Chebyshev
+series of the exact functions in 40 digits. Squares of distances must be normal numbers: distances from 1e-150 to 1e150.
 """
 
 from __future__ import annotations
@@ -10,60 +11,62 @@ from __future__ import annotations
 import numpy as np
 from numba import uint64
 
-from .cpu import jit
+from .cpu import inlined, jit
+from .cpu_callback import call_pointwise, call_radial
 
-LOGARITHM, RECIPROCAL, GAUSSIAN, MATERN1, MATERN3, MATERN5, MULTIQUADRIC, INVERSE_MULTIQUADRIC, CAUCHY = range(9)
+(
+    LOGARITHM, RECIPROCAL, GAUSSIAN, MATERN1, MATERN3, MATERN5, MULTIQUADRIC, INVERSE_MULTIQUADRIC, CAUCHY, YUKAWA,
+    THIN_PLATE, RADIAL, POINTWISE,
+) = range(13)  # fmt: skip
 
 LN2 = 0.6931471805599453
 ROOT_HALF_BITS = 0x3FE6A09E667F3BCD  # of sqrt(1/2): mantissas are taken from sqrt(1/2) to sqrt(2)
+# bits of 1e-37 and 1e38: between them a number, and the square of the inverse of its root, are normal in float32
+SINGLE_LOW, SINGLE_HIGH = 0x3841039D428A8B8F, 0x47D2CED32A16A1B1
 
 
 @jit
 def logarithms(values, n):
     """Replace positive normal numbers values[:n] by their natural logarithms.
 
-    log(2^e m) = e log 2 + 2 artanh(s), s = (m - 1) / (m + 1), |s| < 0.1716, by its series.
+    log(2^e m) = e log 2 + 2 artanh(s), s = (m - 1) / (m + 1), |s| < 0.1716.
     """
     for j in range(uint64(n)):
         raw = np.float64(values[j]).view(np.int64)
         exponent = (raw - ROOT_HALF_BITS) >> 52
-        m = np.int64(raw - (exponent << 52)).view(np.float64)
-        s = (m - 1.0) / (m + 1.0)
+        d = np.int64(raw - (exponent << 52)).view(np.float64) - 1.0
+        s = d / (d + 2.0)
         z = s * s
-        t = 1.0 / 21.0
-        t = t * z + 1.0 / 19.0
-        t = t * z + 1.0 / 17.0
-        t = t * z + 1.0 / 15.0
-        t = t * z + 1.0 / 13.0
-        t = t * z + 1.0 / 11.0
-        t = t * z + 1.0 / 9.0
-        t = t * z + 1.0 / 7.0
-        t = t * z + 1.0 / 5.0
-        t = t * z + 1.0 / 3.0
-        values[j] = exponent * LN2 + 2.0 * (s + s * z * t)
+        t = 0.07308224842521703
+        t = t * z + 0.07665860800278021
+        t = t * z + 0.09091444562630861
+        t = t * z + 0.1111110556739754
+        t = t * z + 0.14285714312987743
+        t = t * z + 0.19999999999949752
+        t = t * z + 0.3333333333333335
+        s += s
+        values[j] = exponent * LN2 + (s + s * (z * t))
 
 
 @jit
 def exponentials(values, n):
     """Replace values[:n] <= 0 by their exponentials (0 below -708).
 
-    exp(k log 2 + r) = 2^k exp(r), |r| < 0.3466, by its series.
+    exp(k log 2 + r) = 2^k exp(r), |r| < 0.3466.
     """
     for j in range(uint64(n)):
         x = max(values[j], -708.0)
         k = np.floor(x * (1.0 / LN2) + 0.5)
         r = x - k * LN2
-        t = 1.0 / 6227020800.0
-        t = t * r + 1.0 / 479001600.0
-        t = t * r + 1.0 / 39916800.0
-        t = t * r + 1.0 / 3628800.0
-        t = t * r + 1.0 / 362880.0
-        t = t * r + 1.0 / 40320.0
-        t = t * r + 1.0 / 5040.0
-        t = t * r + 1.0 / 720.0
-        t = t * r + 1.0 / 120.0
-        t = t * r + 1.0 / 24.0
-        t = t * r + 1.0 / 6.0
+        t = 2.510038549551032e-08
+        t = t * r + 2.7620088445409746e-07
+        t = t * r + 2.7557268459997064e-06
+        t = t * r + 2.4801521295954376e-05
+        t = t * r + 0.00019841269863053618
+        t = t * r + 0.0013888888917213717
+        t = t * r + 0.008333333333330062
+        t = t * r + 0.04166666666662413
+        t = t * r + 0.16666666666666669
         t = t * r + 0.5
         t = t * r + 1.0
         t = t * r + 1.0
@@ -72,33 +75,89 @@ def exponentials(values, n):
 
 
 @jit
+def reciprocal_roots(values, n):
+    """Replace positive normal numbers values[:n] by 1 / sqrt, to one unit in the last place.
+
+    A root in float32, then one step of third order in float64. A row with a number that float32 cannot hold takes the
+    division instead.
+    """
+    outside = 0
+    for j in range(uint64(n)):
+        bits = np.float64(values[j]).view(np.int64)
+        outside += 0 if SINGLE_LOW <= bits <= SINGLE_HIGH else 1
+    if outside > 0:
+        for j in range(uint64(n)):
+            values[j] = 1.0 / np.sqrt(values[j])
+    else:
+        for j in range(uint64(n)):
+            v = values[j]
+            root = np.float64(np.float32(1.0) / np.sqrt(np.float32(v)))
+            error = 1.0 - v * root * root
+            values[j] = root + root * error * (0.5 + 0.375 * error)
+
+
+@jit
 def kernel_row(code, parameters, x, i, y, start, n, out, work):
     """Out[:n] = kernel(x_i, y_start .. y_{start + n - 1}); coordinates x (d, m) and y (d, m') by rows.
 
     parameters: scale, value at distance zero, whether (1) that value replaces the kernel's own, and a factor of
-    everything; work (2 n,) is scratch.
+    everything; work (2 n,) is scratch. For the codes RADIAL and POINTWISE the scale is the address of a row of
+    `cpu_callback`, which float64 holds exactly.
     """
-    first, count = uint64(start), uint64(n)
-    centre = x[0, i]
-    for j in range(count):
-        t = y[0, first + j] - centre
-        out[j] = t * t
-    for axis in range(1, x.shape[0]):
-        centre = x[axis, i]
+    kernel_line(code, parameters, x, i, y, start, n, uint64(0), out, work)
+
+
+@jit
+def kernel_column(code, parameters, y, j, x, start, n, out, work):
+    """Out[:n] = kernel(x_start .. x_{start + n - 1}, y_j), which differs from a row for nonsymmetric kernels."""
+    kernel_line(code, parameters, y, j, x, start, n, uint64(1), out, work)
+
+
+@inlined
+def squared_distances(x, i, y, first, count, out):
+    """Out[:count] = |x_i - y_first ..|^2, in one sweep where there are up to three coordinates; how many are zero."""
+    d, zeros = x.shape[0], 0
+    if d == 2:
+        a, b = x[0, i], x[1, i]
         for j in range(count):
-            t = y[axis, first + j] - centre
-            out[j] += t * t
-    replaced = False
-    if parameters[2] != 0.0:
-        zeros = 0
+            s, t = y[0, first + j] - a, y[1, first + j] - b
+            square = s * s + t * t
+            out[j] = square
+            zeros += square == 0.0
+    elif d == 3:
+        a, b, c = x[0, i], x[1, i], x[2, i]
+        for j in range(count):
+            s, t, u = y[0, first + j] - a, y[1, first + j] - b, y[2, first + j] - c
+            square = s * s + t * t + u * u
+            out[j] = square
+            zeros += square == 0.0
+    else:
+        for j in range(count):
+            out[j] = 0.0
+        for axis in range(d):
+            a = x[axis, i]
+            for j in range(count):
+                t = y[axis, first + j] - a
+                out[j] += t * t
         for j in range(count):
             zeros += out[j] == 0.0
-        replaced = zeros > 0
-        if replaced:
-            for j in range(count):
-                work[j] = 1.0 if out[j] == 0.0 else 0.0
-                out[j] += work[j]
-    of_squares(code, parameters[0], out, count, work, replaced)
+    return zeros
+
+
+@inlined
+def kernel_line(code, parameters, x, i, y, start, n, turned, out, work):
+    """A row, or where `turned` a column, of the values between one point x_i and many points y."""
+    first, count = uint64(start), uint64(n)
+    zeros = squared_distances(x, i, y, first, count, out)
+    replaced = zeros > 0 and parameters[2] != 0.0
+    if replaced:
+        for j in range(count):
+            work[j] = 1.0 if out[j] == 0.0 else 0.0
+            out[j] += work[j]
+    if code == POINTWISE:
+        call_pointwise(np.int64(parameters[0]), x, uint64(i), y, first, count, turned, out)
+    else:
+        of_squares(code, parameters[0], out, count, work, replaced)
     if replaced:
         value = parameters[1]
         for j in range(count):
@@ -118,8 +177,7 @@ def of_squares(code, scale, out, count, work, keep):
         for j in range(count):
             out[j] *= -0.5
     elif code == RECIPROCAL:
-        for j in range(count):
-            out[j] = 1.0 / np.sqrt(out[j])
+        reciprocal_roots(out, count)
     elif code == GAUSSIAN:
         for j in range(count):
             out[j] *= scale
@@ -142,7 +200,29 @@ def of_squares(code, scale, out, count, work, keep):
             out[j] = np.sqrt(1.0 + scale * out[j])
     elif code == INVERSE_MULTIQUADRIC:
         for j in range(count):
-            out[j] = 1.0 / np.sqrt(1.0 + scale * out[j])
+            out[j] = 1.0 + scale * out[j]
+        reciprocal_roots(out, count)
+    elif code == YUKAWA:
+        for j in range(count):
+            work[half + j] = out[j]
+        reciprocal_roots(out, count)
+        for j in range(count):
+            inverse = out[j]
+            out[j] = -scale * (work[half + j] * inverse)
+            work[half + j] = inverse
+        exponentials(out, count)
+        for j in range(count):
+            out[j] *= work[half + j]
+    elif code == THIN_PLATE:
+        for j in range(count):
+            work[half + j] = 0.5 * out[j]
+        logarithms(out, count)
+        for j in range(count):
+            out[j] *= work[half + j]
+    elif code == RADIAL:
+        for j in range(count):
+            out[j] = np.sqrt(out[j])
+        call_radial(np.int64(scale), out, count)
     else:
         for j in range(count):
             out[j] = 1.0 / (np.sqrt(out[j]) + scale)

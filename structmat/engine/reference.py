@@ -1,6 +1,7 @@
 """The passes and kernels in plain array operations: one source for numpy, cupy, torch and array_api_strict.
 
-These are what runs on every array but NumPy's, and the twins that the compiled kernels are tested against.
+These are what runs on every array but NumPy's, and the twins that the compiled kernels are tested against. Vectors have
+the dtype of the matrix or a wider one, to which blocks are converted as they are used.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._backend import adjoint, like, namespace
+from .._backend import adjoint, as_dtype_of, like, namespace
 from .._typing import Array, IntArray
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def apply_blocks(batch: BlockBatch, x: Array, count: int, *, half: bool, adjoint
     """
     xp = namespace(x)
     rows, cols = (batch.cols, batch.rows) if adjointly else (batch.rows, batch.cols)
-    data = adjoint(batch.data) if adjointly else batch.data
+    data = as_dtype_of(batch.data, x)
+    data = adjoint(data) if adjointly else data
     parts, targets = [xp.matmul(data, xp.take(x, like(cols, x), axis=0))], [rows]
     mirrored = np.flatnonzero(rows != cols) if half else rows[:0]
     if len(mirrored):
@@ -85,7 +87,8 @@ def nested_apply(
 def apply_low_rank(batch: LowRankBatch, x: Array, count: int, *, half: bool, adjointly: bool) -> Array:
     """As `apply_blocks` for low-rank blocks left @ right^H."""
     xp = namespace(x)
-    left, right = (batch.right, batch.left) if adjointly else (batch.left, batch.right)
+    left, right = (as_dtype_of(f, x) for f in (batch.left, batch.right))
+    left, right = (right, left) if adjointly else (left, right)
     rows, cols = (batch.cols, batch.rows) if adjointly else (batch.rows, batch.cols)
     parts = [xp.matmul(left, xp.matmul(adjoint(right), xp.take(x, like(cols, x), axis=0)))]
     targets = [rows]

@@ -15,8 +15,9 @@ from ..tree import ClusterTree
 from .storage import by_rank, merged
 
 CHUNK_NUMBERS = 1 << 22
-# of the entries by which the norm of the admissible part is estimated
-NORM_ENTRIES = 8
+# the norm of the admissible part is estimated from this many entries in each of some rows: one of each block, and
+# more where a level has few blocks
+NORM_ENTRIES, NORM_ROWS = 8, 256
 
 
 def padded_indices(tree: ClusterTree, level: int) -> IntArray:
@@ -99,13 +100,15 @@ def estimated_norm(
     for level, places in enumerate(partition.far):
         if not len(places):
             continue
+        each = -(-NORM_ROWS // len(places))
+        picked = np.repeat(places, each, axis=0)
         trees = (partition.row_tree, partition.col_tree)
-        sizes = [t.sizes(level)[places[:, k]] for k, t in enumerate(trees)]
+        sizes = [t.sizes(level)[picked[:, k]] for k, t in enumerate(trees)]
         index = []
         for k, t in enumerate(trees):
-            offset = (rng.random((len(places), NORM_ENTRIES)) * sizes[k][:, None]).astype(np.int64)
-            index.append(t.perm[t.starts(level)[places[:, k]][:, None] + offset])
+            offset = (rng.random((len(picked), NORM_ENTRIES)) * sizes[k][:, None]).astype(np.int64)
+            index.append(t.perm[t.starts(level)[picked[:, k]][:, None] + offset])
         i = np.broadcast_to(index[0][:, :1], index[1].shape)
-        squares = (np.abs(source.pairs(i, index[1])) ** 2).mean(axis=1) * sizes[0] * sizes[1]
+        squares = (np.abs(source.pairs(i, index[1])) ** 2).mean(axis=1) * sizes[0] * sizes[1] / each
         total += float(squares.sum()) * (2.0 if half else 1.0)
     return float(np.sqrt(total))

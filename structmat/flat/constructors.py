@@ -168,6 +168,8 @@ class FlatConstructors:
         kernel : callable
             `kernel(x, y) -> (len(x), len(y))` array, or an object of `structmat.kernelfunctions`. It receives rows of
             `points` as they were given: (m,) arrays for points (n,), (m, d) arrays for points (n, d).
+            A kernel with c `components` (`kernelfunctions.Stokes`) has c indices for each point, c i .. c i + c - 1,
+            and trees have c n indices.
         points : (n,) or (n, d) array
             Coordinates, in the user's ordering.
         tree : ClusterTree or pair of them, optional
@@ -180,7 +182,7 @@ class FlatConstructors:
         rows, cols = _point_sets(points, column_points, symmetric)
         source = KernelSource(kernel, rows, cols)
         given = tree if partition is None else _trees_of(partition, tree)
-        trees = _kernel_trees(given, rows, cols, leaf_size, same=column_points is None)
+        trees = _kernel_trees(given, source.row_points, source.col_points, leaf_size, same=column_points is None)
         chosen = cls._partition(*trees, admissibility, partition)
         return _from_source(cls, source, chosen, rtol, atol, max_rank, symmetric, compressor, rng, progress)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._backend import parallel_ranges
 from .._typing import IntArray, NumpyArray
 from ..engine import cpu_entries
-from .storage import FlatStorage
+from .storage import Places
 
 if TYPE_CHECKING:
     from .matrix import FlatMatrix
@@ -23,35 +23,31 @@ def entry_values(a: FlatMatrix, rows: IntArray, cols: IntArray) -> NumpyArray:
     if a._conjugated:
         return entry_values(a.conj(), rows, cols).conj()
     storage = a._storage
-    packed = storage.packed()
     row, col = a.row_tree.leaf_slots[rows], a.col_tree.leaf_slots[cols]
-    block, mirrored = blocks_at(storage, row // storage.row_size, col // storage.col_size)
-    values = np.empty(len(rows), dtype=a.dtype)
-    if len(packed.buffer) == 0:  # a single block of rank 0
-        values[:] = 0
-        return values
-    parallel_ranges(
-        lambda first, last: cpu_entries.flat_entries(
-            packed.buffer, packed.table, block, row, col, mirrored, values, first, last
-        ),
-        len(rows),
-        serial=len(rows) < 1024,
-    )
+    row_leaf, col_leaf = row // storage.row_size, col // storage.col_size
+    mirrored = (row_leaf < col_leaf) if storage.half else np.zeros(len(row), dtype=bool)
+    leaves = np.where(mirrored, col_leaf, row_leaf), np.where(mirrored, row_leaf, col_leaf)
+    values = np.zeros(len(rows), dtype=a.dtype)
+    for packed, places in zip(storage.packed(), storage.places, strict=True):
+        block = blocks_at(places, storage.depth, *leaves)
+
+        def add(first: int, last: int, packed: Any = packed, block: IntArray = block) -> None:
+            cpu_entries.flat_entries(packed.buffer, packed.table, block, row, col, mirrored, values, first, last)
+
+        parallel_ranges(add, len(rows), serial=len(rows) < 1024)
     return values
 
 
-def blocks_at(storage: FlatStorage, row_leaf: IntArray, col_leaf: IntArray) -> tuple[IntArray, NumpyArray]:
-    """The row in the packed table of the block that holds each pair of leaves, and whether it is the mirrored one."""
-    mirrored = (row_leaf < col_leaf) if storage.blocks.half else np.zeros(len(row_leaf), dtype=bool)
-    lower, upper = np.where(mirrored, col_leaf, row_leaf), np.where(mirrored, row_leaf, col_leaf)
-    found = np.zeros(len(row_leaf), dtype=np.int64)
-    for level, keys, blocks in storage.places:
-        shift = storage.blocks.depth - level
-        wanted = (lower >> shift << level) + (upper >> shift)
+def blocks_at(places: Places, depth: int, row_leaf: IntArray, col_leaf: IntArray) -> IntArray:
+    """The row in the packed table of the block that holds each pair of leaves; -1 where there is none."""
+    found = np.full(len(row_leaf), -1, dtype=np.int64)
+    for level, keys, blocks in places:
+        shift = depth - level
+        wanted = (row_leaf >> shift << level) + (col_leaf >> shift)
         at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         hit = keys[at] == wanted
         found[hit] = blocks[at[hit]]
-    return found, mirrored
+    return found
 
 
 def sub_block(a: FlatMatrix, rows: IntArray, cols: IntArray) -> NumpyArray:

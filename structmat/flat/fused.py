@@ -16,6 +16,7 @@ from .._backend import parallel_ranges, parallel_tasks, thread_count
 from .._typing import IntArray, NumpyArray
 from ..blocks import BlockBatch, LowRankBatch
 from ..engine import cpu_fused, cpu_kernels
+from ..exceptions import NonFiniteError
 from ..partition import BlockPartition
 from ..sources import KernelSource
 from ..tree import ClusterTree
@@ -32,6 +33,7 @@ TASKS_PER_THREAD = 16
 class CompiledSource:
     """What the compiled kernels need to know of a kernel and its points."""
 
+    kernel: Any  # the code of a function of the user lives as long as its kernel
     code: int
     parameters: NumpyArray
     x: NumpyArray  # (d, m) coordinates in the order of the row tree
@@ -50,7 +52,9 @@ def compiled_source(source: Any, partition: BlockPartition) -> CompiledSource | 
     x = np.ascontiguousarray(rows[partition.row_tree.perm].T)
     same = source.row_points is source.col_points and partition.row_tree is partition.col_tree
     y = x if same else np.ascontiguousarray(cols[partition.col_tree.perm].T)
-    return CompiledSource(code, parameters, x, y, bool(same and source.kernel.symmetric and partition.is_symmetric))
+    return CompiledSource(
+        source.kernel, code, parameters, x, y, bool(same and source.kernel.symmetric and partition.is_symmetric)
+    )
 
 
 def squared_near_norm(compiled: CompiledSource, partition: BlockPartition, half: bool) -> float:
@@ -65,7 +69,16 @@ def squared_near_norm(compiled: CompiledSource, partition: BlockPartition, half:
         )  # fmt: skip
         parallel_ranges(work, len(places), serial=len(places) * sizes[0] * sizes[1] < 1 << 14)
         total += float((squares * np.where((places[:, 0] != places[:, 1]) & half, 2.0, 1.0)).sum())
+    if not np.isfinite(total):
+        raise _not_finite(compiled.kernel)
     return total
+
+
+def _not_finite(kernel: Any) -> NonFiniteError:
+    return NonFiniteError(
+        f"values of the kernel {kernel!r} at these points are NaN or infinite, or so large that their squares are; a "
+        "kernel that is singular where points coincide needs diagonal="
+    )
 
 
 def _near_blocks(compiled: CompiledSource, partition: BlockPartition, level: int, data: NumpyArray) -> BlockBatch:
@@ -196,7 +209,9 @@ def _compressed(compiled: CompiledSource, partition: BlockPartition, tails: list
     waiting, limit = np.arange(len(blocks)), FIRST_LIMIT
     while len(waiting):
         _run(compiled, crosses, waiting, by_level, limit, progress)
-        waiting = waiting[crosses.ranks[waiting] < 0]
+        if (crosses.ranks[waiting] == cpu_fused.NOT_FINITE).any():
+            raise _not_finite(compiled.kernel)
+        waiting = waiting[crosses.ranks[waiting] == cpu_fused.TOO_FEW]
         limit *= 3
     return crosses
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,15 @@ from .. import _check
 from .._backend import is_numpy
 from .._typing import Array, IntArray, NumpyArray
 from ..base import StructuredMatrix
+from ..blocks import BlockBatch, LowRankBatch
 from ..certificate import Certificate
 from ..exceptions import DeviceError, ShapeError, TreeMismatchError
 from ..partition import BlockPartition
 from ..tree import ClusterTree, require_equal_trees
 from . import arithmetic, truncate
-from .assemble import alike, same_places
+from .assemble import alike, keys_of, same_places
 from .constructors import FlatConstructors, low_rank_blocks
+from .mixed import divide, joined, ranks_at
 from .norms import frobenius, inner
 from .repartition import lower_half, repartition
 from .special import FlatSpecialConstructors
@@ -30,8 +33,8 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StructuredMatrix):
 
     Parameters
     ----------
-    blocks : FlatBlocks
-        The blocks by level.
+    blocks : FlatBlocks or tuple of FlatBlocks
+        The blocks by level; in mixed precision those of each precision, the widest first.
     row_tree, col_tree : ClusterTree
         Of equal depth.
     certificate : Certificate
@@ -39,10 +42,12 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StructuredMatrix):
     """
 
     def __init__(
-        self, blocks: FlatBlocks, row_tree: ClusterTree, col_tree: ClusterTree, certificate: Certificate
-    ) -> None:
-        _validate(blocks, row_tree, col_tree)
+        self, blocks: FlatBlocks | tuple[FlatBlocks, ...], row_tree: ClusterTree, col_tree: ClusterTree,
+        certificate: Certificate,
+    ) -> None:  # fmt: skip
         self._storage = FlatStorage(blocks, row_tree.leaf_size, col_tree.leaf_size)
+        for part in self._storage.parts:
+            _validate(part, row_tree, col_tree)
         self._adjointly = self._conjugated = False
         self.row_tree, self.col_tree = row_tree, col_tree
         self.certificate = certificate
@@ -51,53 +56,65 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StructuredMatrix):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the entries: float32, float64, complex64 or complex128."""
-        from .._backend import numpy_dtype
-
-        return numpy_dtype(self._storage._example)
+        """Type of the entries: float32, float64, complex64 or complex128; in mixed precision the wider one."""
+        return self._storage.parts[0].dtype
 
     @property
     def symmetric(self) -> bool:
         """Whether the matrix is stored as Hermitian: the blocks on and below the diagonal."""
-        return self._storage.blocks.half
+        return self._storage.half
 
     @property
     def nbytes(self) -> int:
         """Bytes of all stored arrays."""
-        return self._storage.blocks.nbytes
+        return sum(part.nbytes for part in self._storage.parts)
+
+    @property
+    def nbytes_by_dtype(self) -> dict[str, int]:
+        """Bytes of the stored arrays by the type of their numbers: in mixed precision there are two."""
+        return {part.dtype.name: part.nbytes for part in self._storage.parts}
 
     @property
     def blocks(self) -> FlatBlocks:
-        """The blocks, as this view of the matrix sees them."""
-        stored = self._storage.blocks
-        turned = stored.adjoint() if self._adjointly else stored
+        """The blocks, as this view of the matrix sees them; in mixed precision copies in the wider one."""
+        return joined(self.parts)
+
+    @property
+    def parts(self) -> tuple[FlatBlocks, ...]:
+        """The blocks as they are stored, as this view sees them: a list for each precision, whose sum is the matrix."""
+        return tuple(self._turned(part) for part in self._storage.parts)
+
+    def _turned(self, part: FlatBlocks) -> FlatBlocks:
+        turned = part.adjoint() if self._adjointly else part
         return turned.conj() if self._conjugated and self.dtype.kind == "c" else turned
 
     @property
     def partition(self) -> BlockPartition:
         """The block partition: which blocks are low-rank (`far`), and which dense (`near`)."""
-        blocks = self.blocks.expanded() if self.symmetric else self.blocks
-        far = tuple(_places([(b.rows, b.cols) for b in level]) for level in blocks.far)
-        near = tuple(_places([(b.rows, b.cols)]) for b in blocks.near)
+        parts, levels = self.parts, range(self.row_tree.depth + 1)
+        far = tuple(_places([b for part in parts for b in part.far[level]], level, self.symmetric) for level in levels)
+        near = tuple(_places([part.near[level] for part in parts], level, self.symmetric) for level in levels)
         return BlockPartition(self.row_tree, self.col_tree, far, near)
 
     @property
     def ranks(self) -> tuple[IntArray, ...]:
         """The ranks of the stored low-rank blocks by level, from level 1; a single 0 where a level has none."""
-        ranks = [np.array([b.rank for b in level for _ in range(len(b))]) for level in self._storage.blocks.far[1:]]
+        ranks = [ranks_at(self._storage.parts, level)[1] for level in range(1, self.row_tree.depth + 1)]
         return tuple(r if len(r) else np.zeros(1, dtype=np.int64) for r in ranks)
 
     @property
     def max_rank(self) -> int:
         """The largest rank of any block."""
-        return self._storage.blocks.max_rank
+        levels = range(self.row_tree.depth + 1)
+        return max(int(ranks_at(self._storage.parts, level)[1].max(initial=0)) for level in levels)
 
     def __repr__(self) -> str:
-        stored = self._storage.blocks
-        far = sum(len(b) for level in stored.far for b in level)
+        stored, depth = self._storage.parts, self.row_tree.depth
+        far = sum(len(ranks_at(stored, level)[0]) for level in range(depth + 1))
+        near = sum(len(b) for part in stored for b in part.near)
         return (
-            f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype}, depth={self.row_tree.depth}, "
-            f"{far} low-rank and {sum(len(b) for b in stored.near)} dense blocks, max_rank={self.max_rank}, "
+            f"{type(self).__name__}(shape={self.shape}, dtype={self._precision()}, depth={depth}, "
+            f"{far} low-rank and {near} dense blocks, max_rank={self.max_rank}, "
             f"symmetric={self.symmetric}, {self.nbytes / 1e6:.3g} MB)"
         )
 
@@ -121,12 +138,13 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StructuredMatrix):
     def _product(self, x: Array, *, adjointly: bool, conjugated: bool) -> Array:
         return self._storage.apply(x, adjointly=self._adjointly != adjointly, conjugated=self._conjugated != conjugated)
 
-    def _with_blocks(self, blocks: FlatBlocks, certificate: Certificate | None = None) -> Any:
+    def _with_blocks(self, blocks: FlatBlocks | tuple[FlatBlocks, ...], certificate: Certificate | None = None) -> Any:
         """A matrix of this format on these trees."""
         return type(self)(blocks, self.row_tree, self.col_tree, certificate or self.certificate)
 
     def _with_arrays(self, function: Any) -> Any:
-        return self._with_blocks(self.blocks.map(function))
+        parts = tuple(part.map(function) for part in self.parts)
+        return self._with_blocks(joined(parts) if len({part.dtype for part in parts}) == 1 else parts)
 
     # ----------------------------------------------------------------------- entries and norms
 
@@ -146,7 +164,14 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StructuredMatrix):
         return inner(self.blocks, other.blocks)
 
     def _frobenius(self) -> float:
-        return frobenius(self._storage.blocks)
+        return frobenius(self.blocks)
+
+    def _mixed(self, rtol: float) -> tuple[Any, float]:
+        if rtol == 0.0:
+            return self, 0.0
+        _require_host(self._storage.parts[0])
+        divided = divide(self.blocks, rtol)
+        return (self._with_blocks(divided.parts) if len(divided.parts) > 1 else self), divided.error
 
     # ------------------------------------------------------------------------------ arithmetic
 
@@ -231,10 +256,11 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StructuredMatrix):
 
     def _largest_entry(self) -> float:
         """A bound of the largest absolute value of an entry."""
-        near = [float(np.abs(b.data).max(initial=0.0)) for b in self.blocks.near]
+        blocks = self.blocks
+        near = [float(np.abs(b.data).max(initial=0.0)) for b in blocks.near]
         far = [
             float(np.linalg.norm(b.left, axis=2).max(initial=0.0) * np.linalg.norm(b.right, axis=2).max(initial=0.0))
-            for level in self.blocks.far
+            for level in blocks.far
             for b in level
         ]
         return max([*near, *far])
@@ -306,7 +332,7 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StructuredMatrix):
                 f"A has {self.shape[1]} columns, but B has {other.shape[0]} rows ({self.shape} @ {other.shape})"
             )
         require_equal_trees(self.col_tree, other.row_tree, "the columns of A and the rows of B")
-        if not all(is_numpy(m.blocks.near[-1].data) for m in (self, other)):
+        if not all(is_numpy(m._storage._example) for m in (self, other)):
             raise DeviceError(
                 'products of two HODLR or H-matrices are formed on the CPU: A.to_device("cpu") @ B.to_device("cpu")'
             )
@@ -351,10 +377,12 @@ def _require_host(blocks: FlatBlocks) -> None:
         raise DeviceError('recompression runs on the CPU: call A.to_device("cpu") first')
 
 
-def _places(pairs: list[tuple[IntArray, IntArray]]) -> IntArray:
-    empty = np.zeros((0, 2), dtype=np.int64)
-    found = np.concatenate([empty, *(np.stack(p, axis=1) for p in pairs)])
-    return found[np.lexsort((found[:, 1], found[:, 0]))]
+def _places(batches: Sequence[BlockBatch | LowRankBatch], level: int, half: bool) -> IntArray:
+    """The places (nb, 2) of the blocks of a level, by row and column; of both halves."""
+    keys = [keys_of(b, level) for b in batches]
+    mirrored = [(b.cols.astype(np.int64) << level) + b.rows for b in batches] if half else []
+    found = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *keys, *mirrored]))
+    return np.stack(np.divmod(found, 1 << level), axis=1)
 
 
 def _validate(blocks: FlatBlocks, row_tree: ClusterTree, col_tree: ClusterTree) -> None:

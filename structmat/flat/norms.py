@@ -18,8 +18,7 @@ from .storage import FlatBlocks
 def frobenius(blocks: FlatBlocks) -> float:
     """The Frobenius norm of the whole matrix."""
     total = 0.0
-    batches: list[BlockBatch | LowRankBatch] = [*blocks.near, *(b for level in blocks.far for b in level)]
-    for batch in batches:
+    for batch in blocks.batches:
         squares = squared_norms(batch)
         total += float(squares.sum())
         if blocks.half:

@@ -3,6 +3,9 @@
 A matrix is a list of dense and of low-rank blocks by level. A product reads each block once. Threads own ranges of
 blocks of equal bytes, and each adds to a result of its own, so that nothing has to be locked and the sums do not depend
 on timing.
+
+A matrix in mixed precision is the sum of two such lists, one of each precision; a low-rank block may have columns in
+both. Vectors and sums have the wider type: what is stored in the narrower one is widened when it is read.
 """
 
 from __future__ import annotations
@@ -15,12 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import adjoint, conj, one_blas_thread, parallel_ranges, parallel_tasks, thread_count
+from .._backend import adjoint, conj, numpy_dtype, one_blas_thread, parallel_ranges, parallel_tasks, thread_count
 from .._typing import Array, IntArray, NumpyArray
 from ..blocks import BlockBatch, LowRankBatch
 from ..engine import reference
 from ..engine.dense import SERIAL_BYTES
 from ..storage import Storage
+
+# for each level that has blocks: the level, the sorted keys row * 2**level + column, and rows of the table
+Places = tuple[tuple[int, IntArray, IntArray], ...]
 
 
 @dataclass(frozen=True)
@@ -50,15 +56,19 @@ class FlatBlocks:
         return len(self.near) - 1
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of all numbers, and of the integers that say where blocks act."""
-        batches: list[BlockBatch | LowRankBatch] = [*self.near, *(b for level in self.far for b in level)]
-        return sum(b.nbytes + b.rows.nbytes + b.cols.nbytes for b in batches)
+    def dtype(self) -> np.dtype[Any]:
+        """Type of all numbers."""
+        return numpy_dtype(self.near[-1].data)
 
     @property
-    def max_rank(self) -> int:
-        """The largest rank of any low-rank block."""
-        return max((b.rank for level in self.far for b in level if len(b)), default=0)
+    def batches(self) -> list[BlockBatch | LowRankBatch]:
+        """All batches, dense ones first."""
+        return [*self.near, *(b for level in self.far for b in level)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all numbers, and of the integers that say where blocks act."""
+        return sum(b.nbytes + b.rows.nbytes + b.cols.nbytes for b in self.batches)
 
     def adjoint(self) -> FlatBlocks:
         """The blocks of A^H, which are the same ones for a Hermitian matrix."""
@@ -105,13 +115,27 @@ class FlatBlocks:
 
 @dataclass(frozen=True)
 class _Packed:
-    """One flat buffer with all blocks, and the table by which the compiled kernels find them."""
+    """One flat buffer with all blocks of one precision, and the table by which the compiled kernels find them."""
 
     buffer: NumpyArray
     table: IntArray  # (blocks, 7), see `engine.cpu_flat`
     cuts: IntArray  # first block of each thread's share, and the number of blocks
-    widest: int
-    tallest: int
+
+    @cached_property
+    def widest(self) -> int:
+        """The largest rank, at least 1."""
+        return max(1, int(self.table[:, 1].max(initial=0)))
+
+    @cached_property
+    def tallest(self) -> int:
+        """The largest side of a block."""
+        return int(self.table[:, 4:6].max(initial=1))
+
+    @cached_property
+    def largest(self) -> int:
+        """The most numbers of a dense block or of a factor of a low-rank one."""
+        rank, rows, cols = self.table[:, 1], self.table[:, 4], self.table[:, 5]
+        return int(np.where(rank < 0, rows * cols, rank * np.maximum(rows, cols)).max(initial=0))
 
 
 class FlatStorage(Storage):
@@ -119,46 +143,52 @@ class FlatStorage(Storage):
 
     Parameters
     ----------
-    blocks : FlatBlocks
-        The blocks as they are stored.
+    parts : FlatBlocks or tuple of FlatBlocks
+        The blocks as they are stored: of one type, or one list for each precision, the widest first.
     row_size, col_size : int
         Padded sizes of the leaves.
     """
 
-    def __init__(self, blocks: FlatBlocks, row_size: int, col_size: int) -> None:
-        self.blocks = blocks
+    widens = True
+
+    def __init__(self, parts: FlatBlocks | tuple[FlatBlocks, ...], row_size: int, col_size: int) -> None:
+        self.parts = (parts,) if isinstance(parts, FlatBlocks) else parts
         self.row_size, self.col_size = row_size, col_size
-        self._packed: _Packed | None = None
+        self._packed: tuple[_Packed, ...] | None = None
+
+    @property
+    def half(self) -> bool:
+        """Hermitian, stored half."""
+        return self.parts[0].half
+
+    @property
+    def depth(self) -> int:
+        """Level of the leaves."""
+        return self.parts[0].depth
 
     @property
     def _example(self) -> Any:
-        return self.blocks.near[-1].data
+        return self.parts[0].near[-1].data
 
     def _leaf_size(self, adjointly: bool) -> int:
         return self.col_size if adjointly else self.row_size
 
     def _apply_reference(self, x: Array, adjointly: bool) -> Array:
-        b = self.blocks
-        return reference.flat_apply(b.near, b.far, x, self._leaf_size(adjointly), half=b.half, adjointly=adjointly)
+        size = self._leaf_size(adjointly)
+        products = [reference.flat_apply(b.near, b.far, x, size, half=b.half, adjointly=adjointly) for b in self.parts]
+        return products[0] if len(products) == 1 else products[0] + products[1]
 
     def _apply_compiled(self, x: NumpyArray, adjointly: bool) -> NumpyArray:
-        from ..engine import cpu_flat
-
         packed = self.packed()
         leaves, _, columns = x.shape
         size, single = leaves * self._leaf_size(adjointly), columns == 1
         flat_x = np.ascontiguousarray(x).reshape(-1) if single else np.ascontiguousarray(x).reshape(-1, columns)
-        shares = len(packed.cuts) - 1
+        shares = len(packed[0].cuts) - 1
         y = np.zeros((shares, *((size,) if single else (size, columns))), dtype=x.dtype)
 
         def work(share: int) -> None:
-            first, last = int(packed.cuts[share]), int(packed.cuts[share + 1])
-            if single:
-                cpu_flat.flat_pass(packed.buffer, packed.table, packed.widest, first, last, adjointly, flat_x, y[share])
-            else:
-                cpu_flat.flat_block_pass(
-                    packed.buffer, packed.table, packed.widest, packed.tallest, first, last, adjointly, flat_x, y[share]
-                )  # fmt: skip
+            for part in packed:
+                _add_share(part, share, adjointly, flat_x, y[share])
 
         with one_blas_thread():
             parallel_tasks(work, shares)
@@ -168,13 +198,15 @@ class FlatStorage(Storage):
         return total.reshape(leaves, -1, columns)
 
     @cached_property
-    def places(self) -> tuple[tuple[int, IntArray, IntArray], ...]:
-        """For each level that has blocks: the level, the sorted keys row * 2**level + column, and rows of the table."""
-        table = self.packed().table
+    def places(self) -> tuple[Places, ...]:
+        """Where the blocks of each part are."""
+        return tuple(self._places(part.table) for part in self.packed())
+
+    def _places(self, table: IntArray) -> Places:
         widths = table[:, 4] // self.row_size
         found = []
-        for level in range(self.blocks.depth + 1):
-            here = np.flatnonzero(widths == 1 << (self.blocks.depth - level))
+        for level in range(self.depth + 1):
+            here = np.flatnonzero(widths == 1 << (self.depth - level))
             keys = (table[here, 2] // table[here, 4] << level) + table[here, 3] // table[here, 5]
             order = np.argsort(keys)
             if len(here):
@@ -183,19 +215,20 @@ class FlatStorage(Storage):
 
     # -------------------------------------------------------------------------------- packing
 
-    def packed(self) -> _Packed:
-        """The flat form, made once; the arrays become views of its buffer, so nothing is stored twice."""
+    def packed(self) -> tuple[_Packed, ...]:
+        """The flat form of each part, made once; the arrays become views of its buffer, so nothing is stored twice."""
         if self._packed is None:
-            self._packed = self._pack()
+            threads = thread_count() if sum(b.nbytes for b in self.parts) >= SERIAL_BYTES else 1
+            packed, self.parts = zip(*(self._pack(part, threads) for part in self.parts), strict=True)
+            self._packed = packed
         return self._packed
 
-    def _pack(self) -> _Packed:
-        blocks, depth = self.blocks, self.blocks.depth
-        dtype = blocks.near[-1].data.dtype
+    def _pack(self, blocks: FlatBlocks, threads: int) -> tuple[_Packed, FlatBlocks]:
+        depth = blocks.depth
         total = sum(b.data.size for b in blocks.near)
         total += sum(b.left.size + b.right.size for level in blocks.far for b in level)
         ready = blocks.buffer is not None
-        buffer = np.empty(total, dtype=dtype) if blocks.buffer is None else blocks.buffer
+        buffer = np.empty(total, dtype=blocks.dtype) if blocks.buffer is None else blocks.buffer
         cursor, tables, near, far = 0, [np.zeros((0, 7), dtype=np.int64)], [], []
         for level in range(depth + 1):
             p, q = self.row_size << (depth - level), self.col_size << (depth - level)
@@ -214,11 +247,21 @@ class FlatStorage(Storage):
             near.append(BlockBatch(view, dense.rows, dense.cols))
             cursor += view.size
         buffer.flags.writeable = False
-        self.blocks = FlatBlocks(tuple(near), tuple(far), blocks.half, buffer)
         table = np.concatenate(tables)
-        widest = max(1, int(table[:, 1].max(initial=0)))
-        tallest = int(table[:, 4:6].max(initial=1))
-        return _Packed(buffer, table, _shares(table, buffer.nbytes, buffer.itemsize), widest, tallest)
+        packed = _Packed(buffer, table, _shares(table, buffer.size, threads))
+        return packed, FlatBlocks(tuple(near), tuple(far), blocks.half, buffer)
+
+
+def _add_share(packed: _Packed, share: int, adjointly: bool, x: NumpyArray, y: NumpyArray) -> None:
+    """Add one share of the blocks times x, one vector (n,) or several (n, k), to y."""
+    from ..engine import cpu_flat
+
+    buffer, table, first, last = packed.buffer, packed.table, int(packed.cuts[share]), int(packed.cuts[share + 1])
+    if x.ndim == 1:
+        cpu_flat.flat_pass(buffer, table, packed.widest, first, last, adjointly, x, y)
+    else:
+        sizes = packed.widest, packed.tallest, packed.largest
+        cpu_flat.flat_block_pass(buffer, table, *sizes, first, last, adjointly, x, y)
 
 
 def _table(batch: BlockBatch | LowRankBatch, start: int, rank: int, p: int, q: int, half: bool) -> IntArray:
@@ -242,11 +285,10 @@ def _copy(target: NumpyArray, source: NumpyArray) -> None:
     parallel_ranges(lambda a, b: np.copyto(target[a:b], source[a:b]), len(source), serial=source.nbytes < SERIAL_BYTES)
 
 
-def _shares(table: IntArray, nbytes: int, itemsize: int) -> IntArray:
-    """Where the shares of the threads begin: ranges of blocks of about equal numbers of bytes."""
-    threads = thread_count() if nbytes >= SERIAL_BYTES else 1
-    starts = np.append(table[:, 0], nbytes // itemsize)
-    wanted = np.arange(1, threads) * (nbytes // itemsize) / threads
+def _shares(table: IntArray, total: int, threads: int) -> IntArray:
+    """Where the shares of the threads begin: ranges of blocks of about equal parts of `total` numbers."""
+    starts = np.append(table[:, 0], total)
+    wanted = np.arange(1, threads) * total / threads
     return np.concatenate([[0], np.searchsorted(starts, wanted), [len(table)]]).astype(np.int64)
 
 

@@ -15,7 +15,7 @@ from .._backend import parallel_ranges
 from .._typing import IntArray, NumpyArray
 from ..certificate import Certificate
 from ..certify import CONFIDENCE
-from ..engine import cpu_entries, cpu_skeleton
+from ..engine import cpu_entries
 from ..sources import EntrySource
 from ..tree import ClusterTree
 
@@ -52,23 +52,16 @@ def by_entries(a: H2Matrix, source: EntrySource, *, asked: float, norm: float, r
 def _stratified(a: H2Matrix, source: EntrySource, rng: np.random.Generator) -> tuple[float, float]:
     """Estimate of the squared error of all couplings, and its standard deviation."""
     storage, packed = a._storage, a._storage.packed()
-    blocks = sum(len(b) for b in storage.couplings)
-    drawn = max(DRAWN, int(np.sqrt(SAMPLED_ENTRIES / max(1, blocks))))
+    far, _near = storage.block_places()
+    drawn = max(DRAWN, int(np.sqrt(SAMPLED_ENTRIES / max(1, sum(len(places) for places in far)))))
     total = variance = 0.0
-    first = np.cumsum([0, *(len(b) for b in storage.couplings)])
-    for level, batch in enumerate(storage.couplings, start=1):
-        if not len(batch):
+    for level, places in enumerate(far):
+        if not len(places):
             continue
         rows, left = _drawn(a.row_tree, packed, level, drawn, rng, columns=False)
         cols, right = _drawn(a.col_tree, packed, level, drawn, rng, columns=True)
-        part = packed.couplings.table[first[level - 1] : first[level]]
-        values = np.empty((len(batch), drawn, drawn), dtype=a.dtype)
-        starts, row_nodes, col_nodes = np.ascontiguousarray(part[:, 0]), np.asarray(batch.rows), np.asarray(batch.cols)
-        p, q = np.ascontiguousarray(part[:, 4]), np.ascontiguousarray(part[:, 5])
-        work = partial(
-            cpu_skeleton.sampled_couplings, packed.buffer, starts, row_nodes, col_nodes, p, q, left, right, values
-        )
-        parallel_ranges(work, len(batch))
+        values = storage.sampled_couplings(level, left, right)
+        row_nodes, col_nodes = places[:, 0], places[:, 1]
         exact = source.blocks(a.row_tree.perm[rows[row_nodes]], a.col_tree.perm[cols[col_nodes]])
         sizes = a.row_tree.sizes(level)[row_nodes] * a.col_tree.sizes(level)[col_nodes]
         mirrored = np.where(row_nodes != col_nodes, 2.0, 1.0) if storage.half else 1.0

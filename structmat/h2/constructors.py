@@ -91,8 +91,8 @@ class H2Constructors:
     def from_kernel(
         cls, kernel: Kernel, points: Any, tree: TreeLike = None, *, column_points: Any = None, rtol: float = 1e-8,
         atol: float = 0.0, max_rank: int | None = None, symmetric: bool | None = None, leaf_size: int = 64,
-        admissibility: Admissibility | None = None, partition: BlockPartition | None = None, rng: RandomLike = 0,
-        progress: Progress = None,
+        admissibility: Admissibility | None = None, partition: BlockPartition | None = None, on_the_fly: bool = False,
+        rng: RandomLike = 0, progress: Progress = None,
     ) -> Any:  # fmt: skip
         """Compress the matrix of a kernel function on points, in any dimension.
 
@@ -110,6 +110,9 @@ class H2Constructors:
         symmetric : bool, optional
             Store one basis and half of the blocks. Default: what the kernel object says of itself, for one set of
             points; plain functions count as not symmetric.
+        on_the_fly : bool
+            Store the bases only, and evaluate couplings and near field from the kernel in each product: a tenth of the
+            memory or less, for slower products. For kernels with a compiled form.
         rtol, atol, max_rank, admissibility, partition, rng, progress
             As in `from_entries`.
 
@@ -134,12 +137,12 @@ class H2Constructors:
         if symmetric is None:
             one_set = column_points is None and trees[0] == trees[1] and chosen.is_symmetric
             symmetric = one_set and bool(getattr(kernel, "symmetric", False))
-        return _from_source(cls, source, chosen, rtol, atol, max_rank, symmetric, rng, progress)
+        return _from_source(cls, source, chosen, rtol, atol, max_rank, symmetric, rng, progress, on_the_fly=on_the_fly)
 
 
 def _from_source(
     cls: Any, source: EntrySource, partition: BlockPartition, rtol: float, atol: float, max_rank: int | None,
-    symmetric: bool, rng: RandomLike, progress: Progress,
+    symmetric: bool, rng: RandomLike, progress: Progress, *, on_the_fly: bool = False,
 ) -> Any:  # fmt: skip
     """Build, check on entries of every coupling, and build again more finely until the check passes."""
     from .certify import by_entries
@@ -152,13 +155,18 @@ def _from_source(
         _require_hermitian_entries(source, _check.generator(rng))
     stored = _stored(partition, symmetric)
     compiled = fused.compiled_source(source, partition)
+    if on_the_fly and compiled is None:
+        raise TypeError(
+            f"on_the_fly=True needs a kernel with a compiled form, an object of structmat.kernelfunctions, but "
+            f"{source._describe()} has none; leave on_the_fly out, or make a kernel object of the function"
+        )
     norm = estimated_norm(source, compiled, stored, symmetric, _check.generator(rng))
     asked = max(tolerance, atol / norm if norm > 0 else 0.0)
     rule, best = interpolative.Rule.for_tolerance(asked, _dimension(partition)), None
     for _attempt in range(ATTEMPTS):
         storage, starved = interpolative.build(
             source, compiled, partition, allowed=asked * norm, max_rank=cap, symmetric=symmetric, rule=rule,
-            progress=progress or _silent,
+            on_the_fly=on_the_fly, progress=progress or _silent,
         )  # fmt: skip
         candidate = cls._of_storage(storage, partition.row_tree, partition.col_tree, PLACEHOLDER)
         candidate.certificate = by_entries(candidate, source, asked=asked, norm=norm, rng=_check.generator(rng))

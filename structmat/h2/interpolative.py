@@ -208,7 +208,7 @@ def _padded(values: Any, pointers: IntArray, first: int, last: int, fill: Any = 
 
 def build(
     source: EntrySource, compiled: CompiledSource | None, partition: BlockPartition, *, allowed: float,
-    max_rank: int | None, symmetric: bool, rule: Rule, progress: Any,
+    max_rank: int | None, symmetric: bool, rule: Rule, on_the_fly: bool, progress: Any,
 ) -> tuple[NestedStorage, bool]:  # fmt: skip
     """The matrix with an absolute error of about `allowed`; and whether some nodes had too few samples."""
     depth = partition.depth
@@ -222,7 +222,20 @@ def build(
             side.compress(level, samples[level], tails, max_rank)
             progress(1.0 / (depth * len(sides)))
     stored = partition.lower() if symmetric else partition
-    return _assembled(source, compiled, stored, sides, symmetric), any(side.starved for side in sides)
+    assemble = partial(_assembled, source, compiled, stored, sides, symmetric)
+    storage = _evaluated(compiled, stored, sides, symmetric, assemble) if on_the_fly and compiled else assemble()
+    return storage, any(side.starved for side in sides)
+
+
+def _evaluated(
+    compiled: CompiledSource, stored: BlockPartition, sides: list[Side], symmetric: bool, rebuild: Any
+) -> NestedStorage:
+    """Bases and skeletons: all that a product needs which evaluates the kernel."""
+    from .on_the_fly import KernelStorage
+
+    kept = sides if symmetric or len(sides) == 2 else [sides[0], sides[0]]
+    skeletons = [[s.skeletons[level].positions for level in range(1, stored.depth + 1)] for s in kept]
+    return KernelStorage(compiled, stored, [s.basis() for s in kept], skeletons, half=symmetric, rebuild=rebuild)
 
 
 def tail_shares(partition: BlockPartition) -> list[NumpyArray]:

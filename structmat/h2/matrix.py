@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from .._typing import NumpyArray
+from .._typing import IntArray, NumpyArray
 from ..certificate import Certificate
 from ..exceptions import ShapeError, TreeMismatchError
 from ..nested import NestedMatrix, NestedStorage
-from ..nested.entries import entry_values
+from ..nested.entries import by_products, entry_values
 from ..partition import BlockPartition
 from ..tree import ClusterTree
 from .blocks import H2Blocks
@@ -76,7 +76,7 @@ class H2Matrix(H2Constructors, NestedMatrix):
     @property
     def blocks(self) -> H2Blocks:
         """Near field, bases and couplings, as this view of the matrix sees them."""
-        s: Any = self._storage
+        s: Any = self._storage.stored()
         stored = H2Blocks(s.near, s.couplings, s.row_basis, s.col_basis, s.half)
         turned = stored.adjoint() if self._adjointly else stored
         return turned.conj() if self._conjugated and self.dtype.kind == "c" else turned
@@ -84,11 +84,9 @@ class H2Matrix(H2Constructors, NestedMatrix):
     @property
     def partition(self) -> BlockPartition:
         """The block partition: which blocks are low-rank (`far`), and which dense (`near`)."""
-        s = self._storage
-        root = np.zeros((0, 2), dtype=np.int64)
-        far = [root, *(np.stack([b.rows, b.cols], axis=1) for b in s.couplings)]
-        near = [root] * s.depth + [np.stack([s.near.rows, s.near.cols], axis=1)]
-        if s.half:
+        stored_far, stored_near = self._storage.block_places()
+        far, near = list(stored_far), [np.zeros((0, 2), dtype=np.int64)] * self._storage.depth + [stored_near]
+        if self.symmetric:
             far, near = ([_with_mirrored(b) for b in blocks] for blocks in (far, near))
         if self._adjointly:
             far, near = ([b[:, ::-1] for b in blocks] for blocks in (far, near))
@@ -96,12 +94,31 @@ class H2Matrix(H2Constructors, NestedMatrix):
         return BlockPartition(self.row_tree, self.col_tree, tuple(far), tuple(near))
 
     def __repr__(self) -> str:
-        s = self._storage
+        far, near = self._storage.block_places()
+        evaluated = ", on the fly" if self.on_the_fly else ""
         return (
             f"H2Matrix(shape={self.shape}, dtype={self.dtype}, depth={self.row_tree.depth}, "
-            f"{sum(len(b) for b in s.couplings)} couplings and {len(s.near)} dense blocks, max_rank={self.max_rank}, "
+            f"{sum(len(b) for b in far)} couplings and {len(near)} dense blocks{evaluated}, max_rank={self.max_rank}, "
             f"symmetric={self.symmetric}, {self.nbytes / 1e6:.3g} MB)"
         )
+
+    @property
+    def on_the_fly(self) -> bool:
+        """Whether couplings and near field are evaluated in each product, and not stored."""
+        return type(self._storage) is not NestedStorage
+
+    def stored(self) -> H2Matrix:
+        """The same matrix with couplings and near field stored."""
+        if not self.on_the_fly:
+            return self
+        matrix = self._of_storage(self._storage.stored(), self.row_tree, self.col_tree, self.certificate)
+        matrix._adjointly, matrix._conjugated = self._adjointly, self._conjugated
+        return matrix
+
+    def _sub_block(self, rows: IntArray, cols: IntArray) -> NumpyArray:
+        if not self.on_the_fly:
+            return super()._sub_block(rows, cols)
+        return by_products(self, rows, cols)
 
     def _with_arrays(self, function: Any) -> H2Matrix:
         return H2Matrix(self.blocks.map(function), self.row_tree, self.col_tree, self.certificate)
@@ -109,6 +126,10 @@ class H2Matrix(H2Constructors, NestedMatrix):
     def diagonal(self) -> NumpyArray:
         """The main diagonal, (min(m, n),). Cost O(n) where the blocks on it are dense."""
         count = np.arange(min(self.shape))
+        if self.on_the_fly:
+            return np.concatenate(
+                [np.diagonal(by_products(self, k, k)) for k in np.array_split(count, -(-len(count) // 256))]
+            )
         return entry_values(self, count, count)
 
     def factorize(self) -> Any:

@@ -75,15 +75,16 @@ def adaptive(
     if points is not None:
         rows = _check.points(points)
         cols = rows if column_points is None else _check.points(column_points, "column_points")
-        trees = _kernel_trees(tree, rows, cols, leaf_size, same=column_points is None)
-        return _from_entry_source(cls, KernelSource(source, rows, cols), trees, request)
+        entries = KernelSource(source, rows, cols)
+        trees = _kernel_trees(tree, entries.row_points, entries.col_points, leaf_size, same=column_points is None)
+        return _from_entry_source(cls, entries, trees, request)
     if _multiplies(source) and source.shape[1] > ALL_PRODUCTS:
         return _from_products(cls, source, as_tree_pair(tree, source.shape, leaf_size=leaf_size), request)
-    entries = entry_source(source, tree)
-    if isinstance(entries, np.ndarray):
-        trees = as_tree_pair(tree, entries.shape, leaf_size=leaf_size)
-        return from_array(cls, entries, trees, request, free_depth=tree is None)
-    return _from_entry_source(cls, entries, as_tree_pair(tree, entries.shape, leaf_size=leaf_size), request)
+    known = entry_source(source, tree)
+    if isinstance(known, np.ndarray):
+        trees = as_tree_pair(tree, known.shape, leaf_size=leaf_size)
+        return from_array(cls, known, trees, request, free_depth=tree is None)
+    return _from_entry_source(cls, known, as_tree_pair(tree, known.shape, leaf_size=leaf_size), request)
 
 
 def entry_source(source: Any, tree: TreeLike) -> EntrySource | NumpyArray:

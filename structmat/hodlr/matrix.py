@@ -61,7 +61,7 @@ class HODLRMatrix(FlatMatrix):
         >>> bool(np.linalg.norm(A @ F.solve(b) - b) < 1e-10 * np.linalg.norm(b))
         True
         """
-        if not is_numpy(self._storage.blocks.near[-1].data):
+        if not is_numpy(self._storage._example):
             raise DeviceError('factorisations run on the CPU: call A.to_device("cpu") first')
         if positive_definite:
             from .cholesky import HODLRCholesky

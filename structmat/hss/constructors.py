@@ -152,6 +152,8 @@ class HSSConstructors:
         kernel : callable
             `kernel(x, y) -> (len(x), len(y))` array, or an object of `structmat.kernelfunctions`. It receives rows of
             `points` as they were given: (m,) arrays for points (n,), (m, d) arrays for points (n, d).
+            A kernel with c `components` (`kernelfunctions.Stokes`) has c indices for each point, c i .. c i + c - 1,
+            and trees have c n indices.
         points : (n,) or (n, d) array
             Coordinates, in the user's ordering.
         tree : ClusterTree or pair of them, optional
@@ -177,7 +179,8 @@ class HSSConstructors:
         """
         rows, cols = _point_sets(points, column_points, symmetric)
         source = KernelSource(kernel, rows, cols)
-        row_tree, col_tree = _kernel_trees(tree, rows, cols, leaf_size, same=column_points is None)
+        points_of = source.row_points, source.col_points
+        row_tree, col_tree = _kernel_trees(tree, *points_of, leaf_size, same=column_points is None)
         return _from_source(source, row_tree, col_tree, rtol, atol, max_rank, symmetric, rng, progress)
 
     @classmethod
@@ -364,7 +367,7 @@ def _from_source(
         _require_one_tree(row_tree, col_tree)
         _require_hermitian_entries(source, _check.generator(rng))
     eps = float(np.finfo(source.dtype).eps)
-    rule, share = SamplingRule.for_tolerance(max(tolerance, eps)), 1.0
+    rule, share = SamplingRule.for_tolerance(max(tolerance, eps), getattr(source, "components", 1)), 1.0
     best: HSSMatrix | None = None
     for _attempt in range(ATTEMPTS):
         parts = interpolative.build(

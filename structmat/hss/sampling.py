@@ -35,10 +35,13 @@ class SamplingRule:
     ends: bool = False
 
     @classmethod
-    def for_tolerance(cls, rtol: float) -> SamplingRule:
-        """What suffices for kernels that are smooth off the diagonal; a failed check asks for a finer rule."""
+    def for_tolerance(cls, rtol: float, components: int = 1) -> SamplingRule:
+        """What suffices for kernels that are smooth off the diagonal; a failed check asks for a finer rule.
+
+        Of several components, which are indices of their own, each has to be seen.
+        """
         digits = int(np.ceil(-np.log10(min(rtol, 0.1))))
-        return cls(per_node=2 + (digits >= 8) + (digits > 10), nearest=max(8, digits))
+        return cls(per_node=components * (2 + (digits >= 8) + (digits > 10)), nearest=components * max(8, digits))
 
     def finer(self) -> SamplingRule:
         """The rule to try where this one was too coarse."""

@@ -6,38 +6,52 @@ one dimension, and returns `(..., m, q)`. Distances come from differences of coo
 
 Kernels add, multiply and take factors: `4.0 * Gaussian(10.0) * Periodic(period=1.0) + Matern(1.5)`. Each one knows its
 hyperparameters and its derivatives with respect to their logarithms, which are kernels again.
+
+Fundamental solutions (Laplace, Yukawa, Helmholtz, Stokes, elastostatics) have no physical prefactors, and are zero at
+distance zero unless `diagonal=` says otherwise. Functions of the user are kernels too: `Radial` and `Pointwise` compile
+them into the builds.
 """
 
 from .algebra import Product, Scaled, Sum
 from .base import Derivative, KernelFunction, distances
+from .custom import Pointwise, Radial
+from .fundamental import Helmholtz, Laplace, Yukawa
 from .names import from_name, names
 from .radial import (
     Cauchy,
     Exponential,
     Gaussian,
     InverseMultiquadric,
-    Laplace,
     Matern,
     Multiquadric,
     Periodic,
     RationalQuadratic,
+    ThinPlateSpline,
 )
+from .vector import Elastostatics, Stokes
 
 __all__ = [
     "Cauchy",
     "Derivative",
+    "Elastostatics",
     "Exponential",
     "Gaussian",
+    "Helmholtz",
     "InverseMultiquadric",
     "KernelFunction",
     "Laplace",
     "Matern",
     "Multiquadric",
     "Periodic",
+    "Pointwise",
     "Product",
+    "Radial",
     "RationalQuadratic",
     "Scaled",
+    "Stokes",
     "Sum",
+    "ThinPlateSpline",
+    "Yukawa",
     "distances",
     "from_name",
     "names",

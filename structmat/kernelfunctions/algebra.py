@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import reduce
+from typing import Any, ClassVar
 
 import numpy as np
 
-from .._typing import NumpyArray
+from .._typing import IntArray, NumpyArray
 from .base import KernelFunction, _positive
 
 
@@ -14,6 +15,7 @@ class _Composite(KernelFunction):
     """A kernel made of others: `parts` in order."""
 
     _sign = ""
+    _operation: ClassVar[Any]  # of NumPy, on the values of two parts
 
     def __init__(self, *parts: KernelFunction) -> None:
         super().__init__()
@@ -31,6 +33,32 @@ class _Composite(KernelFunction):
         self.dim = min((p.dim for p in self.parts if p.dim is not None), default=None)
         self.symmetric = all(p.symmetric for p in self.parts)
         self.dtype = np.result_type(*(p.dtype for p in self.parts))
+        self.components = self.parts[0].components
+        if any(p.components != self.components for p in self.parts):
+            raise ValueError(
+                f"the parts of a {type(self).__name__} must have as many components, but they have "
+                f"{', '.join(f'{p!r}: {p.components}' for p in self.parts)}"
+            )
+
+    def __call__(self, x: Any, y: Any) -> NumpyArray:
+        """The values at all pairs of points, `(..., m, q)`."""
+        values: NumpyArray = reduce(self._operation, (part(x, y) for part in self.parts))
+        return values
+
+    def entries(self, x: Any, y: Any, a: IntArray, b: IntArray) -> NumpyArray:
+        """The values of single components, `(..., m, q)`."""
+        values: NumpyArray = reduce(self._operation, (part.entries(x, y, a, b) for part in self.parts))
+        return values
+
+    @property
+    def complex_symmetric(self) -> bool:
+        """Whether all parts are."""
+        return all(part.complex_symmetric for part in self.parts)
+
+    @property
+    def translation_invariant(self) -> bool:
+        """Whether all parts are."""
+        return all(part.translation_invariant for part in self.parts)
 
     @property
     def hyperparameters(self) -> dict[str, float]:
@@ -86,13 +114,7 @@ class Sum(_Composite):
     """
 
     _sign = " + "
-
-    def __call__(self, x: Any, y: Any) -> NumpyArray:
-        """The values at all pairs of points, `(..., m, q)`."""
-        total = self.parts[0](x, y)
-        for part in self.parts[1:]:
-            total = total + part(x, y)
-        return total
+    _operation = np.add
 
     def _derivative(self, name: str) -> KernelFunction:
         number, inner = self._split(name)
@@ -118,13 +140,7 @@ class Product(_Composite):
     """
 
     _sign = " * "
-
-    def __call__(self, x: Any, y: Any) -> NumpyArray:
-        """The values at all pairs of points, `(..., m, q)`."""
-        total = self.parts[0](x, y)
-        for part in self.parts[1:]:
-            total = total * part(x, y)
-        return total
+    _operation = np.multiply
 
     def _derivative(self, name: str) -> KernelFunction:
         number, inner = self._split(name)
@@ -159,12 +175,29 @@ class Scaled(KernelFunction):
         self.kernel: KernelFunction = kernel
         if isinstance(kernel, Scaled):  # one factor is enough
             self.variance, self.kernel = self.variance * kernel.variance, kernel.kernel
+        kernel = self.kernel
         self.dim, self.symmetric, self.dtype = kernel.dim, kernel.symmetric, kernel.dtype
+        self.components, self.is_greens_function = kernel.components, kernel.is_greens_function
 
     def __call__(self, x: Any, y: Any) -> NumpyArray:
         """The values at all pairs of points, `(..., m, q)`."""
         values: NumpyArray = self.variance * self.kernel(x, y)
         return values
+
+    def entries(self, x: Any, y: Any, a: IntArray, b: IntArray) -> NumpyArray:
+        """The values of single components, `(..., m, q)`."""
+        values: NumpyArray = self.variance * self.kernel.entries(x, y, a, b)
+        return values
+
+    @property
+    def complex_symmetric(self) -> bool:
+        """Whether the kernel is."""
+        return self.kernel.complex_symmetric
+
+    @property
+    def translation_invariant(self) -> bool:
+        """Whether the kernel is."""
+        return self.kernel.translation_invariant
 
     @property
     def compiled(self) -> tuple[int, NumpyArray] | None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .._typing import NumpyArray
+from .._typing import IntArray, NumpyArray
 from ..exceptions import ShapeError
 
 
@@ -29,9 +29,20 @@ class KernelFunction:
         The dimension of the space that the kernel belongs to, None for any. Points with fewer coordinates lie
         on a line or a plane in it.
     symmetric : bool
-        Whether kernel(x, y) is the conjugate of kernel(y, x): then `symmetric=True` may be asked of a format.
+        Whether kernel(x, y) is the adjoint of kernel(y, x) (Hermitian): then `symmetric=True` may be asked of a format.
+    complex_symmetric : bool
+        Whether kernel(x, y) is the transpose of kernel(y, x), without conjugation. For real kernels the same as
+        `symmetric`; Helmholtz is complex symmetric and not Hermitian.
     dtype : numpy.dtype
         Type of the values.
+    components : int
+        1 for scalar kernels. Where it is c, the kernel has c x c values for each pair of points, kernel(x, y) is
+        `(..., c m, c q)`, and component k of point i has the index `c i + k`.
+    is_greens_function : bool
+        Whether the kernel solves a homogeneous elliptic equation of second order away from distance zero. What lies
+        outside a closed surface is then seen from the surface.
+    translation_invariant : bool
+        Whether the kernel is a function of x - y.
     singular : bool
         Whether the kernel is infinite at distance zero; the value there is then a convention.
     batched : bool
@@ -41,12 +52,14 @@ class KernelFunction:
     dim: int | None = None
     symmetric: bool = True
     dtype: np.dtype[Any] = np.dtype(np.float64)
-    singular: ClassVar[bool] = False
+    components: int = 1
+    is_greens_function: bool = False
+    singular: bool = False
     batched: ClassVar[bool] = True
     _hyperparameters: ClassVar[tuple[str, ...]] = ()  # arguments of the constructor: positive, fitted to data
 
     def __init__(self, diagonal: float | None = None) -> None:
-        self.diagonal = None if diagonal is None else _finite(diagonal, "diagonal")
+        self.diagonal: Any = None if diagonal is None else _finite(diagonal, "diagonal")
 
     def __call__(self, x: Any, y: Any) -> NumpyArray:
         """The values at all pairs of points, `(..., m, q)`.
@@ -66,6 +79,23 @@ class KernelFunction:
         if coincident is not None:
             values[coincident] = 0.0 if self.diagonal is None else self.diagonal
         return values
+
+    def entries(self, x: Any, y: Any, a: IntArray, b: IntArray) -> NumpyArray:
+        """The values of component a (..., m) at points x against component b (..., q) at y, `(..., m, q)`.
+
+        For vector-valued kernels; of a scalar one all components are 0, and these are the values themselves.
+        """
+        return self(x, y)
+
+    @property
+    def complex_symmetric(self) -> bool:
+        """Whether kernel(x, y) is the transpose of kernel(y, x)."""
+        return self.symmetric and self.dtype.kind != "c"
+
+    @property
+    def translation_invariant(self) -> bool:
+        """Whether the kernel is a function of x - y: so it is where it is one of the distance."""
+        return type(self).__call__ is KernelFunction.__call__
 
     def _of_distance(self, r: NumpyArray) -> NumpyArray:
         """The values at distances r > 0 (r >= 0 unless singular); `r` may be overwritten."""
@@ -244,8 +274,8 @@ def distances(x: Any, y: Any, *, dim: int | None = None) -> NumpyArray:
     return np.sqrt(first, out=first)
 
 
-def _finite(value: Any, name: str) -> float:
-    number = float(value)
+def _finite(value: Any, name: str, kind: Any = float) -> Any:
+    number = kind(value)
     if not np.isfinite(number):
         raise ValueError(f"{name} must be finite, but it is {value!r}")
     return number

@@ -7,28 +7,35 @@ from collections.abc import Callable
 from typing import Any
 
 from .base import KernelFunction
+from .fundamental import Helmholtz, Laplace, Yukawa
 from .radial import (
     Cauchy,
     Exponential,
     Gaussian,
     InverseMultiquadric,
-    Laplace,
     Matern,
     Multiquadric,
     Periodic,
     RationalQuadratic,
+    ThinPlateSpline,
 )
+from .vector import Elastostatics, Stokes
 
 _BY_NAME: dict[str, Callable[..., KernelFunction]] = {
     "cauchy": Cauchy,
+    "elastostatics": Elastostatics,
     "exponential": Exponential,
     "gaussian": Gaussian,
+    "helmholtz": Helmholtz,
     "inverse-multiquadric": InverseMultiquadric,
     "laplace": Laplace,
     "matern": Matern,
     "multiquadric": Multiquadric,
     "periodic": Periodic,
     "rational-quadratic": RationalQuadratic,
+    "stokes": Stokes,
+    "thin-plate-spline": ThinPlateSpline,
+    "yukawa": Yukawa,
 }
 
 

@@ -10,43 +10,6 @@ from .._typing import NumpyArray
 from .base import KernelFunction, _positive
 
 
-class Laplace(KernelFunction):
-    """The fundamental solution of the Laplace equation, without its constant: -log r in 2-D, 1 / r in 3-D.
-
-    Parameters
-    ----------
-    dim : {2, 3}
-        Of the equation.
-    diagonal : float, optional
-        The value at distance zero; default 0.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from structmat.kernelfunctions import Laplace
-    >>> Laplace(dim=3)(np.array([[0.0, 0.0, 0.0]]), np.array([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0]]))
-    array([[0.2, 0. ]])
-    """
-
-    singular = True
-
-    def __init__(self, dim: int = 2, diagonal: float | None = None) -> None:
-        super().__init__(diagonal)
-        if dim not in (2, 3):
-            raise ValueError(f"dim must be 2 (-log r) or 3 (1 / r), but it is {dim!r}")
-        self.dim = int(dim)
-
-    def _compiled_form(self) -> tuple[int, float]:
-        from ..engine import cpu_kernels
-
-        return (cpu_kernels.RECIPROCAL if self.dim == 3 else cpu_kernels.LOGARITHM), 0.0
-
-    def _of_distance(self, r: NumpyArray) -> NumpyArray:
-        if self.dim == 3:
-            return np.divide(1.0, r, out=r)
-        return np.negative(np.log(r, out=r), out=r)
-
-
 class _Scaled(KernelFunction):
     """A kernel of r / length."""
 
@@ -317,6 +280,42 @@ class RationalQuadratic(_Scaled):
         values = self.alpha * np.exp(-self.alpha * logarithm)
         share = u / (1.0 + u)
         return values * (2.0 * share if name == "length" else share - logarithm)
+
+
+class ThinPlateSpline(KernelFunction):
+    """The thin plate spline r^2 log r.
+
+    It is conditionally positive definite: interpolation adds a linear polynomial. Although it solves the biharmonic
+    equation, `is_greens_function` is false: values on a surface do not determine a biharmonic function, so a proxy
+    surface does not see everything.
+
+    Parameters
+    ----------
+    diagonal : float, optional
+        The value at distance zero; default 0.
+
+    References
+    ----------
+    J. Duchon, "Splines minimizing rotation-invariant semi-norms in Sobolev spaces", in: Constructive Theory of
+    Functions of Several Variables, Lecture Notes in Mathematics 571, Springer, 1977, 85-100.
+
+    Examples
+    --------
+    >>> from structmat.kernelfunctions import ThinPlateSpline
+    >>> ThinPlateSpline()([0.0], [0.0, 1.0, 2.0])
+    array([[0.        , 0.        , 2.77258872]])
+    """
+
+    def _compiled_form(self) -> tuple[int, float]:
+        from ..engine import cpu_kernels
+
+        return cpu_kernels.THIN_PLATE, 0.0
+
+    def _of_distance(self, r: NumpyArray) -> NumpyArray:
+        values = np.log(np.maximum(r, np.finfo(np.float64).tiny))  # finite at zero, where the factor is zero
+        np.square(r, out=r)
+        values *= r
+        return values
 
 
 class Periodic(_Scaled):

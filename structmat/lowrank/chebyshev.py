@@ -61,6 +61,11 @@ class Chebyshev(Compressor):
                 "Chebyshev needs a kernel that it can evaluate anywhere: call it as compressor(kernel, x, y), or with "
                 f"a KernelSource, not with a {type(source).__name__}"
             )
+        if source.components != 1:
+            raise TypeError(
+                f"Chebyshev interpolates scalar kernels, but {source.kernel!r} has {source.components} components; "
+                "take ACA for it"
+            )
         for points in (source.row_points, source.col_points):
             if points.ndim == 2 and points.shape[1] > 3:
                 raise ValueError(

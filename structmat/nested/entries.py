@@ -51,8 +51,13 @@ def sub_block(a: Any, rows: IntArray, cols: IntArray) -> NumpyArray:
     if len(rows) * len(cols) <= SINGLY:
         i, j = np.broadcast_arrays(rows[:, None], cols[None, :])
         return entry_values(a, i.ravel(), j.ravel()).reshape(len(rows), len(cols))
+    return by_products(a, rows, cols)
+
+
+def by_products(a: Any, rows: IntArray, cols: IntArray) -> NumpyArray:
+    """The dense block A[rows][:, cols], by products with unit vectors."""
     if len(rows) < len(cols):
-        turned = sub_block(a.H, cols, rows).T
+        turned = by_products(a.H, cols, rows).T
         return turned.conj() if turned.dtype.kind == "c" else turned
     out = np.empty((len(rows), len(cols)), dtype=a.dtype)
     for k in range(0, len(cols), 256):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
@@ -133,6 +133,32 @@ class NestedStorage(Storage):
             else:
                 sweep.by_nodes()
         return sweep.y.reshape(x.shape[0], -1, x.shape[2])
+
+    def stored(self) -> NestedStorage:
+        """The same matrix with all its blocks stored."""
+        return self
+
+    def block_places(self) -> tuple[list[IntArray], IntArray]:
+        """Row and column node, (nb, 2), of the couplings of each level, 0 .. depth, and of the dense blocks."""
+        far = [np.stack([b.rows, b.cols], axis=1) for b in self.couplings]
+        return [np.zeros((0, 2), dtype=np.int64), *far], np.stack([self.near.rows, self.near.cols], axis=1)
+
+    def sampled_couplings(self, level: int, left: NumpyArray, right: NumpyArray) -> NumpyArray:
+        """Left B right^H for the couplings of a level and some rows of each node's basis, (nb, s, s').
+
+        left (2**level, s, k) and right (2**level, s', k').
+        """
+        from ..engine import cpu_skeleton
+
+        packed, batch = self.packed(), self.couplings[level - 1]
+        first = sum(len(b) for b in self.couplings[: level - 1])
+        part = packed.couplings.table[first : first + len(batch)]
+        starts, p, q = (np.ascontiguousarray(part[:, k]) for k in (0, 4, 5))
+        values = np.empty((len(batch), left.shape[1], right.shape[1]), dtype=packed.buffer.dtype)
+        nodes = np.asarray(batch.rows), np.asarray(batch.cols)
+        work = partial(cpu_skeleton.sampled_couplings, packed.buffer, starts, *nodes, p, q, left, right, values)
+        parallel_ranges(work, len(batch))
+        return values
 
     # -------------------------------------------------------------------------------- entries
 

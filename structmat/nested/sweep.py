@@ -78,12 +78,20 @@ class Sweep:
                         packed.buffer, part.table, 1, tallest, first, last, self.adjointly, vector, result
                     )  # fmt: skip
 
-        _each_subtree(lambda root: self._ascend(root, self.split, max(self.split, 1), self.depth), self.split)
-        self._ascend(0, 0, 1, self.split - 1)
+        self.ascend()
         parallel_tasks(across, count)
         for share in range(1, count):
             self.down += down[share]
             self.y += y[share]
+        self.descend()
+
+    def ascend(self) -> None:
+        """Coefficients of all nodes from the vectors."""
+        _each_subtree(lambda root: self._ascend(root, self.split, max(self.split, 1), self.depth), self.split)
+        self._ascend(0, 0, 1, self.split - 1)
+
+    def descend(self) -> None:
+        """The result from the coefficients of all nodes, where the blocks across were applied before."""
         nothing = np.zeros(len(self.target) + 1, dtype=np.int64), np.zeros((0, 3), dtype=np.int64)
         self._descend(0, 0, 1, self.split - 1, *nothing)
         _each_subtree(

@@ -1,10 +1,13 @@
 """Builds from kernel functions with a compiled form, against the kernels themselves."""
 
+import math
+
 import numpy as np
 import pytest
 
 import structmat as sm
 from structmat.engine import cpu_kernels
+from structmat.flat import build as flat_build
 from structmat.flat.corners import FEWEST, corners
 from structmat.kernelfunctions import (
     Cauchy,
@@ -14,6 +17,9 @@ from structmat.kernelfunctions import (
     Laplace,
     Matern,
     Multiquadric,
+    Radial,
+    ThinPlateSpline,
+    Yukawa,
 )
 
 KERNELS = [
@@ -29,6 +35,9 @@ KERNELS = [
     Multiquadric(2.0),
     InverseMultiquadric(3.0),
     Cauchy(0.01),
+    Yukawa(2.0, dim=3),
+    ThinPlateSpline(),
+    2.5 * Radial(lambda r: 1.0 / (1.0 + r**3)),
 ]
 FORMATS = [sm.HODLRMatrix, sm.HMatrix]
 
@@ -66,9 +75,63 @@ def test_logarithms_and_exponentials_are_accurate(rng):
     assert values.tolist() == [1.0, 0.0, 0.0]
 
 
+def test_reciprocal_roots_are_accurate(rng):
+    inside, everywhere = np.exp(rng.uniform(-85.0, 87.0, 5000)), np.exp(rng.uniform(-690.0, 690.0, 5000))
+    inside[:2] = 1.0e-37, 1.0e38
+    for x in (inside, everywhere, np.append(inside, 1e200)):
+        values = x.copy()
+        cpu_kernels.reciprocal_roots(values, len(values))
+        assert np.abs(values * np.sqrt(x.astype(np.longdouble)) - 1.0).max() < 4e-16
+
+
+def _shifted(kernel, r):
+    """One row from the point at zero to points at distances r."""
+    code, parameters = kernel.compiled
+    out, work = np.empty(len(r)), np.empty(2 * len(r))
+    cpu_kernels.kernel_row(code, parameters, np.zeros((1, 1)), 0, r[None], 0, len(r), out, work)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("kernel", "function", "scale"),
+    [
+        (Laplace(dim=2), lambda r: -math.log(r), lambda r: 1.0 + abs(math.log(r))),
+        (Laplace(dim=3), lambda r: 1.0 / r, lambda r: 1.0 / r),
+        (ThinPlateSpline(), lambda r: r * r * math.log(r), lambda r: r * r * (1.0 + abs(math.log(r)))),
+        (Yukawa(2.0, dim=3), lambda r: math.exp(-2.0 * r) / r, lambda r: (1.0 + 2.0 * r) * math.exp(-2.0 * r) / r),
+        (InverseMultiquadric(3.0), lambda r: 1.0 / math.hypot(1.0, 3.0 * r), lambda r: 1.0 / math.hypot(1.0, 3.0 * r)),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("span", [30.0, 345.0])
+def test_compiled_rows_are_accurate_at_all_distances(rng, kernel, function, scale, span):
+    top = math.log(170.0) if isinstance(kernel, Yukawa) else span  # exp(-2 r) becomes 0 beyond
+    r = np.exp(rng.uniform(-span, top, 1000))
+    exact, allowed = np.array([function(t) for t in r]), np.array([scale(t) for t in r])
+    assert (np.abs(_shifted(kernel, r) - exact) <= 1e-15 * allowed).all()
+    assert (np.abs(kernel(np.zeros(1), r)[0] - exact) <= 1e-15 * allowed).all()
+
+
+def test_equal_points_in_a_row_with_large_distances():
+    r = np.array([0.0, 1e-150, 1e150, 1.0])
+    assert _shifted(Laplace(dim=3, diagonal=5.0), r) == pytest.approx([5.0, 1e150, 1e-150, 1.0], rel=1e-15)
+
+
+@pytest.fixture
+def compiled_only(monkeypatch):
+    """Builds that would evaluate blocks by calls of the kernel fail."""
+
+    def forbidden(*_arguments, **_options):
+        raise AssertionError("the build left the compiled path")
+
+    monkeypatch.setattr(flat_build, "near_blocks", forbidden)
+    monkeypatch.setattr(flat_build, "far_blocks", forbidden)
+
+
 @pytest.mark.parametrize("kernel", KERNELS[3:], ids=repr)
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.usefixtures("compiled_only")
 def test_builds_meet_the_tolerance(rng, kernel, format_, symmetric):
     for n, dimension in ((700, 1), (613, 2)):
         points = rng.random((n, dimension))

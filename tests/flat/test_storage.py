@@ -40,7 +40,7 @@ def random_storage(rng, depth, dtype, half):
 
 def as_dense(storage):
     """Block by block, by the definition."""
-    blocks = storage.blocks
+    (blocks,) = storage.parts
     leaves = 1 << blocks.depth
     out = np.zeros((leaves * storage.row_size, leaves * storage.col_size), dtype=blocks.near[-1].data.dtype)
 
@@ -71,7 +71,7 @@ def test_flat_pass(rng, dtype, half, depth):
             for count in (1, 3):
                 size = storage.row_size if adjointly else storage.col_size
                 x = numbers(rng, 2**depth, size, count, dtype=dtype)
-                b = storage.blocks
+                (b,) = storage.parts
                 leaf = storage.col_size if adjointly else storage.row_size
                 plain = reference.flat_apply(b.near, b.far, x, leaf, half=half, adjointly=adjointly)
                 fast = storage.apply(x, adjointly=adjointly)
@@ -85,17 +85,18 @@ def test_flat_pass(rng, dtype, half, depth):
 def test_packing_keeps_the_blocks(rng):
     storage = random_storage(rng, 3, np.complex128, False)
     before = as_dense(storage)
-    buffer = storage.packed().buffer
+    (packed,) = storage.packed()
+    buffer = packed.buffer
     assert np.array_equal(as_dense(storage), before)
     assert not buffer.flags.writeable
-    for batch in (b for level in storage.blocks.far for b in level if b.left.size):
+    for batch in (b for level in storage.parts[0].far for b in level if b.left.size):
         assert np.shares_memory(batch.left, buffer), "a block is stored twice"
 
 
 @pytest.mark.parametrize("half", [False, True])
 def test_the_pass_in_other_libraries(xp, rng, half):
     storage = random_storage(rng, 3, np.float64, half)
-    whole, b = as_dense(storage), storage.blocks
+    whole, (b,) = as_dense(storage), storage.parts
     near = tuple(BlockBatch(xp.asarray(n.data), n.rows, n.cols) for n in b.near)
     far = tuple(
         tuple(LowRankBatch(xp.asarray(f.left), xp.asarray(f.right), f.rows, f.cols) for f in level) for level in b.far
