@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import structmat as sm
-from benchmarks.harness import Report
+from benchmarks.harness import Report, best_time
 from structmat.bem import Capacitance, SingleLayer, TriangleMesh, capacitance
 
 EXACT = 0.66067815409957
@@ -29,6 +29,7 @@ def run(report: Report, quick: bool) -> None:
     for grading, name in ((1.0, "uniform"), (2.0, "graded, power 2"), (GRADING, "graded, power 3")):
         convergence(report, name, grading, (4, 8) if quick else (4, 8, 16, 32))
     iterations(report, (4, 8) if quick else (8, 16, 32))
+    formats(report, 8 if quick else 24)
     finest(report, 16 if quick else 56)
 
 
@@ -78,6 +79,20 @@ def iterations(report: Report, intervals: tuple[int, ...]) -> None:
             solution = sm.solve(found.matrix, moments, rtol=1e-10, preconditioner=preconditioner)
             note = f"built in {solution.build_seconds:.2f} s, {solution.iteration_seconds:.3f} s"
             report.add(f"cube, {12 * m * m} triangles: steps to 1e-10, {name}", solution.iterations, "", note=note)
+
+
+def formats(report: Report, intervals: int) -> None:
+    """The same matrix as H and as H2: build, storage, product, and steps of the iteration."""
+    mesh = mesh_from_file(intervals, GRADING)
+    for format in (sm.HMatrix, sm.H2Matrix):
+        name = f"cube, {len(mesh)} triangles, {format.__name__}"
+        found = capacitance(mesh, rtol=RTOL, format=format)
+        v = np.ones(len(mesh))
+        report.add(f"{name}: build", found.matrix_seconds, "s", note=f"{found.matrix.certificate.entries} entries")
+        report.add(f"{name}: stored", found.matrix.nbytes / 1e6, "MB")
+        report.add(f"{name}: product", 1e3 * best_time(lambda a=found.matrix, v=v: a @ v, 20), "ms")
+        report.add(f"{name}: steps", found.solution.iterations, "")
+        report.add(f"{name}: relative error", error(found), "", 5e-5 if intervals >= 16 else None)
 
 
 def finest(report: Report, intervals: int) -> None:
