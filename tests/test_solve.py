@@ -134,6 +134,18 @@ def test_a_preconditioner_is_reused(definite, rng):
     assert second.converged
 
 
+@pytest.mark.parametrize("format", [sm.HMatrix, sm.HODLRMatrix, sm.HSSMatrix])
+def test_preconditioners_for_other_solvers(format, rng):
+    dense = dense_problem("K", N)
+    matrix = format.from_dense(dense, rtol=1e-9, symmetric=True)
+    b, steps = rng.standard_normal(N), []
+    loose = matrix.as_preconditioner(rtol=1e-2, positive_definite=True)
+    x, info = spla.cg(matrix.aslinearoperator(), b, M=loose, rtol=1e-9, callback=steps.append)
+    assert info == 0
+    assert len(steps) < 15
+    assert true_residual(dense, b, x) < 1e-7
+
+
 def test_operators_arrays_and_sparse_matrices(general, rng):
     matrix, dense = general
     b = rng.standard_normal(N)
