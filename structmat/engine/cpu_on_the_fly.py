@@ -8,6 +8,9 @@ from numba import uint64
 from .cpu import jit
 from .cpu_kernels import kernel_row
 
+# rows are evaluated in multiples of this: whole vectors are cheaper than the rest of one
+STRIDE = 16
+
 
 @jit
 def evaluated_pass(code, parameters, x, y, table, widest, first, last, adjointly, vector, result):
@@ -16,12 +19,14 @@ def evaluated_pass(code, parameters, x, y, table, widest, first, last, adjointly
     table (blocks, 7): first point of x and of y, number of rows and of columns, where the row node and where the column
     node begin in the vectors, and whether the block also acts as its adjoint at the mirrored place.
     """
-    line, work = np.empty(widest), np.empty(2 * widest)
+    longest = (widest + STRIDE - 1) // STRIDE * STRIDE
+    line, work = np.empty(longest), np.empty(2 * longest)
     for e in range(first, last):
         top, side, rows, columns, row, col, mirrored = table[e]
         count, i, j = uint64(columns), uint64(row), uint64(col)
+        evaluated = min((columns + STRIDE - 1) // STRIDE * STRIDE, y.shape[1] - side)
         for r in range(rows):
-            kernel_row(code, parameters, x, top + r, y, side, columns, line, work)
+            kernel_row(code, parameters, x, top + r, y, side, evaluated, line, work)
             here = i + uint64(r)
             if mirrored:
                 total, u = 0.0, vector[here]

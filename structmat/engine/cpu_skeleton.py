@@ -9,7 +9,7 @@ import numpy as np
 from numba import uint64
 
 from .cpu import ONE, jit
-from .cpu_kernels import kernel_row
+from .cpu_kernels import kernel_line, kernel_row
 
 # to how many sums each sample is added, and how many sums there are for each candidate
 SPREAD, SUMS = 4, 1.5
@@ -24,19 +24,24 @@ def gathered(y, positions, first, last, out):
 
 
 @jit
-def weighted_block(code, parameters, x, y, rows, r0, r1, cols, c0, c1, weights, block, near, work):
-    """The kernel between the points rows[r0:r1] and cols[c0:c1], columns times weights; into block, flat, by rows."""
+def weighted_block(code, parameters, x, y, turned, rows, r0, r1, cols, c0, c1, weights, block, near, work):
+    """The kernel between the points rows[r0:r1] and cols[c0:c1], columns times weights; into block, flat, by rows.
+
+    Where `turned` (1), of the transpose: kernel(y, x).
+    """
     width = c1 - c0
     gathered(y, cols, c0, c1, near)
     for i in range(r1 - r0):
         row = block[i * width : (i + 1) * width]
-        kernel_row(code, parameters, x, rows[r0 + i], near, 0, width, row, work)
+        kernel_line(code, parameters, x, rows[r0 + i], near, 0, width, turned, row, work)
         for j in range(uint64(width)):
             row[j] *= weights[uint64(c0) + j]
 
 
 @jit
-def sketched_block(code, parameters, x, y, rows, r0, r1, cols, c0, c1, weights, width, state, sums, block, near, work):
+def sketched_block(
+    code, parameters, x, y, turned, rows, r0, r1, cols, c0, c1, weights, width, state, sums, block, near, work
+):  # fmt: skip
     """As `weighted_block`, with the columns mixed at random into `width` ones: each is added to some, with signs.
 
     The norms of the rows, and of what a projection leaves of them, are kept on average. Columns are evaluated one at a
@@ -49,7 +54,7 @@ def sketched_block(code, parameters, x, y, rows, r0, r1, cols, c0, c1, weights, 
     line = block[:count]  # the block is written last
     scale = 1.0 / np.sqrt(float(SPREAD))
     for s in range(c0, c1):
-        kernel_row(code, parameters, y, cols[s], near, 0, count, line, work)
+        kernel_line(code, parameters, y, cols[s], near, 0, count, ONE - turned, line, work)
         factor = weights[s] * scale
         for _ in range(SPREAD):
             state = (state * uint64(6364136223846793005) + uint64(1442695040888963407)) & uint64(0xFFFFFFFFFFFFFFFF)
@@ -121,13 +126,14 @@ def pivoted(block, rows, width, tail, spent, noise, limit, factor, stride, order
 
 @jit
 def skeletons(
-    code, parameters, x, y, rows, row_pointers, cols, col_pointers, weights, tails, noise, caps, ranks, left, order,
-    factor, factor_pointers, first, last,
+    code, parameters, x, y, adjointly, rows, row_pointers, cols, col_pointers, weights, tails, noise, caps, ranks, left,
+    order, factor, factor_pointers, first, last,
 ):  # fmt: skip
     """Skeleton rows of the nodes first .. last - 1 of a level, from weighted samples of their far field.
 
-    rows: candidates, cols: samples, as positions of x and y. order: candidates of each node, skeletons first; factor:
-    triangular factors, (candidates, cap) flat for each node; ranks, and left: squared norms of what is left.
+    Of A, or `adjointly` of its transpose. rows: candidates, cols: samples, as positions of x and y. order: candidates
+    of each node, skeletons first; factor: triangular factors, (candidates, cap) flat for each node; ranks, and left:
+    squared norms of what is left.
     """
     tallest, widest = 1, 1
     for t in range(first, last):
@@ -137,7 +143,7 @@ def skeletons(
     block, sums = np.empty(tallest * max(min(widest, 2 * most), most)), np.empty(most * tallest)
     longest = max(min(widest, 2 * most), tallest)
     near, work = np.empty((y.shape[0], longest)), np.empty(2 * longest)
-    state = uint64(first * 2654435761 + 12345)
+    state, turned = uint64(first * 2654435761 + 12345), uint64(adjointly)
     for t in range(first, last):
         r0, r1, c0, c1 = row_pointers[t], row_pointers[t + 1], col_pointers[t], col_pointers[t + 1]
         width, spent = c1 - c0, 0.0
@@ -145,10 +151,11 @@ def skeletons(
         if width > 2 * wanted:
             width, spent = wanted, 1.0 / wanted
             state = sketched_block(
-                code, parameters, x, y, rows, r0, r1, cols, c0, c1, weights, width, state, sums, block, near, work
+                code, parameters, x, y, turned, rows, r0, r1, cols, c0, c1, weights, width, state, sums, block, near,
+                work,
             )  # fmt: skip
         else:
-            weighted_block(code, parameters, x, y, rows, r0, r1, cols, c0, c1, weights, block, near, work)
+            weighted_block(code, parameters, x, y, turned, rows, r0, r1, cols, c0, c1, weights, block, near, work)
         ranks[t], left[t] = pivoted(
             block, r1 - r0, width, tails[t], spent, noise, caps[t], factor[factor_pointers[t] :], caps[t], order[r0:r1]
         )  # fmt: skip

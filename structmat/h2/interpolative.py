@@ -125,8 +125,8 @@ class Side:
 
             def work(k: int) -> None:
                 cpu_skeleton.skeletons(
-                    c.code, c.parameters, x, y, rows.positions, rows.pointers, samples.positions, samples.pointers,
-                    samples.weights, tails, noise, *results, k * step, min(nodes, (k + 1) * step),
+                    c.code, c.parameters, x, y, self.adjointly, rows.positions, rows.pointers, samples.positions,
+                    samples.pointers, samples.weights, tails, noise, *results, k * step, min(nodes, (k + 1) * step),
                 )  # fmt: skip
 
             parallel_tasks(work, -(-nodes // step))

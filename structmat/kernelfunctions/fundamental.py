@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,12 +15,11 @@ class _Fundamental(KernelFunction):
 
     singular = True
     is_greens_function = True
+    _forms: ClassVar[tuple[str, str]]  # what the kernel is in 2-D and in 3-D, for messages
 
     def __init__(self, dim: int, diagonal: float | None) -> None:
         super().__init__(diagonal)
         self.dim: int = _dimension(dim, self._forms)
-
-    _forms = ("", "")  # what the kernel is in 2-D and in 3-D, for messages
 
 
 class Laplace(_Fundamental):

@@ -75,7 +75,7 @@ class Sweep:
                 else:
                     tallest = int(part.table[:, 4:6].max(initial=1))
                     cpu_flat.flat_block_pass(
-                        packed.buffer, part.table, 1, tallest, first, last, self.adjointly, vector, result
+                        packed.buffer, part.table, 1, tallest, 1, first, last, self.adjointly, vector, result
                     )  # fmt: skip
 
         self.ascend()
