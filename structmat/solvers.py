@@ -311,18 +311,22 @@ def _own_format(A: Any) -> Any:
 
 def _may_be_definite(A: Any) -> bool:
     """Whether A is stored as Hermitian, and its diagonal does not rule out that it is positive definite."""
-    return bool(getattr(A, "symmetric", False)) and bool((np.real(to_numpy(A.diagonal())) > 0.0).all())
+    if not getattr(A, "symmetric", False):
+        return False
+    # evaluated in each product, single entries are dear: the factorisation will find out
+    return getattr(A, "on_the_fly", False) or bool((np.real(to_numpy(A.diagonal())) > 0.0).all())
 
 
 def _factored(A: Any, source: Any, loose: float, definite: bool, *, required: bool) -> tuple[Any, tuple[str, ...]]:
     """A loose factorisation of A in a format, or of a matrix; tighter ones where it fails."""
-    floor = float(getattr(A if inspect.isclass(source) else source, "rtol", 0.0))
+    cls, whole = (source, A) if inspect.isclass(source) else (_own_format(source), source)
+    floor = float(getattr(whole, "rtol", 0.0))
     tolerances = [max(loose * _TIGHTER**k, floor) for k in range(_ATTEMPTS)]
     notes: list[str] = []
     for k, tolerance in enumerate(tolerances):
         last = k == _ATTEMPTS - 1 or tolerance == tolerances[k + 1]
         try:
-            matrix = _in_format(source, A, tolerance, definite) if inspect.isclass(source) else source
+            matrix = _in_format(cls, whole, tolerance, definite)
             return matrix._factored_to(tolerance, definite), tuple(notes)
         except (NotPositiveDefiniteError, SingularBlockError) as error:
             cholesky = definite and isinstance(error, NotPositiveDefiniteError)
@@ -340,7 +344,7 @@ def _in_format(cls: Any, A: Any, rtol: float, definite: bool) -> Any:
         return A
     if isinstance(A, H2Matrix):
         loose = HMatrix.from_entries(
-            _EntriesOf(A), (A.row_tree, A.col_tree), rtol=rtol, symmetric=A.symmetric, partition=A.partition
+            _EntriesOf(A.stored()), (A.row_tree, A.col_tree), rtol=rtol, symmetric=A.symmetric, partition=A.partition
         )
         return loose if cls is HMatrix else cls.from_structured(loose, rtol=rtol)
     if isinstance(A, StructuredMatrix):

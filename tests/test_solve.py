@@ -47,10 +47,14 @@ def test_definite_matrices_of_every_format(format, columns, rng):
     assert np.linalg.norm(plain.x - solution.x) < 1e-6 * np.linalg.norm(plain.x)
 
 
-@pytest.mark.parametrize("preconditioner", ["auto", sm.HSSMatrix, sm.HODLRMatrix])
-def test_h2_matrices(preconditioner, rng):
+@pytest.mark.parametrize("preconditioner", ["auto", "itself", sm.HSSMatrix, sm.HODLRMatrix])
+@pytest.mark.parametrize("on_the_fly", [False, True])
+def test_h2_matrices(preconditioner, on_the_fly, rng):
     points = rng.random((1000, 2))
-    matrix = sm.H2Matrix.from_kernel(sm.kernelfunctions.Exponential(length=0.5), points, rtol=1e-8)
+    kernel = sm.kernelfunctions.Exponential(length=0.5)
+    matrix = sm.H2Matrix.from_kernel(kernel, points, rtol=1e-8, on_the_fly=on_the_fly)
+    if preconditioner == "itself":
+        preconditioner = sm.H2Matrix.from_kernel(kernel, points, rtol=1e-4)
     b = rng.standard_normal(1000)
     solution = sm.solve(matrix, b, preconditioner=preconditioner)
     assert solution.method == "cg"
