@@ -30,7 +30,7 @@ def run(report: Report, quick: bool) -> None:
         convergence(report, name, grading, (4, 8) if quick else (4, 8, 16, 32))
     iterations(report, (4, 8) if quick else (8, 16, 32))
     formats(report, 8 if quick else 24)
-    finest(report, 16 if quick else 56)
+    finest(report, 16 if quick else 48)
 
 
 def mesh_from_file(intervals: int, grading: float) -> TriangleMesh:
