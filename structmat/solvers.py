@@ -215,7 +215,9 @@ def _solve(
     if found.indefinite:
         found_where = f"the {found.indefinite} is not positive definite (step {found.steps + 1})"
         if method == "cg":
-            raise NotPositiveDefiniteError(f'{found_where}, as method="cg" needs it; use method="gmres"', 0, 0)
+            raise NotPositiveDefiniteError(
+                f'{found_where}, as conjugate gradients need it; use method="gmres", or an LU factorisation', 0, 0
+            )
         notes = (*notes, f"{found_where}: GMRES instead of conjugate gradients")
         chosen, found = "gmres", krylov.gmres(*products, columns, rtol, max_steps, watch)
         residuals = found.residuals
