@@ -124,6 +124,14 @@ def diagonal_trees(m: int, n: int, depth: int) -> tuple[ClusterTree, ClusterTree
     return (longer, shorter) if m > n else (shorter, longer)
 
 
+def sparse_trees(given: TreeLike, shape: tuple[int, int], leaf_size: int) -> tuple[ClusterTree, ClusterTree]:
+    """The trees of a sparse matrix: those given, or balanced ones with the diagonal in the leaves on the diagonal."""
+    leaf_size = _check.positive_integer(leaf_size, "leaf_size")
+    if given is None and shape[0] != shape[1]:
+        given = diagonal_trees(*shape, _depth_for(shape, leaf_size))
+    return as_tree_pair(given, shape, leaf_size=leaf_size)
+
+
 def _checked_sparse(s: Any) -> Any:
     """Coordinate form, duplicates summed and zeros dropped, in a supported precision."""
     if not sparse.issparse(s):

@@ -34,6 +34,9 @@ class StructuredMatrix(MatrixAlgebra, ABC):
     __array_ufunc__ = None  # numpy.ndarray @ A asks A
     __array_priority__ = 1000.0
 
+    # whether the format has a factorisation of its own; else `factorize` raises TypeError and says what to do
+    factorizes: ClassVar[bool] = True
+
     row_tree: ClusterTree
     col_tree: ClusterTree
     certificate: Certificate

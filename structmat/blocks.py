@@ -9,6 +9,7 @@ import numpy as np
 
 from ._backend import like, namespace, numpy_dtype
 from ._typing import Array, IntArray, NumpyArray
+from .exceptions import ShapeError
 
 
 @dataclass(frozen=True)
@@ -226,6 +227,21 @@ class RaggedBasis:
         index = starts[:, None, None] + column * heights[:, :, None] + row[:, :, None]
         return _gathered(self.levels[level - 1], index, inside[:, :, None] & (column < ranks[:, None, None]))
 
+    def require_sizes(self) -> None:
+        """Raise `ShapeError` unless each level has as many nodes, numbers and places as its ranks ask for."""
+        for level, (stored, ranks) in enumerate(zip(self.levels, self.ranks, strict=True), start=1):
+            if len(ranks) != 1 << level or (len(ranks) and int(ranks.min()) < 0):
+                raise ShapeError(f"a basis must have {1 << level} ranks, none negative, on level {level}")
+            heights = self.heights(level)
+            rest = heights if self.orders is None else heights - ranks
+            if int((ranks * rest).sum()) != int(stored.shape[0]) or (rest < 0).any():
+                raise ShapeError(
+                    f"the basis of level {level} has {int(stored.shape[0])} numbers, not the sum of shapes"
+                )
+            order = None if self.orders is None else np.asarray(self.orders[level - 1])
+            if order is not None and not _are_permutations(order, heights):
+                raise ShapeError(f"the orders of level {level} are no permutations of the rows of its nodes")
+
     def padded(self) -> NestedBasis:
         """The same basis with one width for each level, written out in full."""
         return NestedBasis(tuple(self[level] for level in range(1, self.depth + 1)), self.ranks)
@@ -260,7 +276,12 @@ class RaggedBasis:
 
     @classmethod
     def of(cls, basis: NestedBasis) -> RaggedBasis:
-        """The ragged form of a padded basis with true ranks."""
+        """The ragged form of a padded basis with true ranks; an interpolative one stays it, with its padded ranks."""
+        size = basis.height(basis.depth) if basis.depth else 0
+        if basis.orders is not None:  # the columns that pad it are parts of the identity
+            stored = tuple(np.swapaxes(a, 1, 2).ravel() for a in basis.levels)
+            widths = tuple(np.full(len(a), a.shape[2]) for a in basis.levels)
+            return cls(stored, widths, size, tuple(order.ravel() for order in basis.orders))
         ranks, levels = basis.ranks, []
         for level in range(1, basis.depth + 1):
             turned = np.swapaxes(basis[level], 1, 2)
@@ -272,7 +293,13 @@ class RaggedBasis:
                 inside = rows % below < np.where(rows < below, children[:, :1], children[:, 1:]) if below else rows < 0
             chosen = inside[:, None, :] & (np.arange(turned.shape[1])[:, None] < ranks[level - 1][:, None, None])
             levels.append(turned[np.broadcast_to(chosen, turned.shape)])
-        return cls(tuple(levels), ranks, basis.height(basis.depth) if basis.depth else 0)
+        return cls(tuple(levels), ranks, size)
+
+
+def _are_permutations(order: IntArray, counts: IntArray) -> bool:
+    """Whether `order` holds for each node, one after another, the numbers below its count."""
+    node, place = _places(counts)
+    return len(order) == len(node) and bool((order[np.lexsort((order, node))] == place).all())
 
 
 def _places(counts: IntArray) -> tuple[IntArray, IntArray]:

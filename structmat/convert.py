@@ -1,9 +1,8 @@
 """Conversion between the formats, each with a bound of its error that is guaranteed by truncation.
 
-HSS to HODLR writes the nested bases out, level by level, exactly; HODLR to H and back cuts and agglomerates blocks
-(`structmat.flat.repartition`). HODLR to HSS finds nested bases from the leaves up: block row t of the matrix, outside
-t, is a row of pieces of the low-rank blocks of t and of all nodes above t, each with orthonormal right factors that
-need not be looked at. H goes by HODLR.
+HSS is H2 as it stands. Nested bases are written out, level by level, exactly: HSS to HODLR, H2 to H. HODLR to H and
+back cuts and agglomerates blocks (`structmat.flat.repartition`). Nested bases for independent blocks are found from the
+leaves up (`structmat.nested.from_flat`): HODLR to HSS, H to H2. All other ways are made of these.
 
 Reference: S. Chandrasekaran, M. Gu, T. Pals, SIAM J. Matrix Anal. Appl. 28 (2006) 603-622, section 3; S. Massei,
 L. Robol, D. Kressner, "hm-toolbox", SIAM J. Sci. Comput. 42 (2020) C43-C68.
@@ -11,30 +10,32 @@ L. Robol, D. Kressner, "hm-toolbox", SIAM J. Sci. Comput. 42 (2020) C43-C68.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from . import _check
 from ._backend import adjoint, is_numpy
-from ._typing import IntArray, NumpyArray
-from .base import StructuredMatrix
+from ._typing import NumpyArray
 from .blocks import BlockBatch, LowRankBatch, NestedBasis
 from .certificate import Certificate
 from .engine.dense import matmul
-from .exceptions import DeviceError
+from .exceptions import DeviceError, TreeMismatchError
 from .flat.assemble import same_places
 from .flat.matrix import FlatMatrix
+from .flat.norms import frobenius
 from .flat.repartition import lower_half, repartition
-from .flat.storage import FlatBlocks, by_rank, merged
-from .flat.truncate import singular_factors, truncate
-from .hss.generators import Generators, halves, pairs, swap_siblings
+from .flat.storage import FlatBlocks, merged
+from .flat.truncate import truncate
+from .h2.blocks import H2Blocks
+from .h2.dense import ragged, side_tails
+from .h2.matrix import H2Matrix
+from .hss.generators import Generators, halves, pairs
 from .hss.matrix import HSSMatrix
-from .lowrank import truncated_svd
+from .nested import from_flat
 from .partition import Admissibility, BlockPartition, WeakAdmissibility
 
-__all__ = ["to_flat", "to_hss"]
+__all__ = ["to_flat", "to_h2", "to_hss"]
 
 
 def to_flat(
@@ -43,9 +44,11 @@ def to_flat(
 ) -> Any:  # fmt: skip
     """`HODLRMatrix.from_structured` and `HMatrix.from_structured`."""
     tolerance = _checked(other, rtol)
+    if isinstance(other, H2Matrix) and admissibility is None and partition is None and not cls.fixed_partition:
+        partition = other.partition
     chosen = cls._partition(other.row_tree, other.col_tree, admissibility, partition)
-    source = other.blocks if isinstance(other, FlatMatrix) else written_out(other.generators)
-    size = other.norm()
+    source = _independent(other)
+    size = frobenius(source)
     moved, error = _over(source, chosen, 0.5 * tolerance * size)
     cut = truncate(moved, rtol=tolerance if error == 0.0 else 0.45 * tolerance)
     certificate = _certificate(tolerance, error + cut.error, size, cut.noise, other.dtype)
@@ -58,25 +61,62 @@ def to_hss(other: Any, *, rtol: float | None = None) -> HSSMatrix:
     tolerance = _checked(other, rtol)
     if isinstance(other, HSSMatrix):
         return other if rtol is None else other.truncate(rtol=tolerance)
-    size = other.norm()
+    source = _independent(other)
+    size = frobenius(source)
     weak = BlockPartition.build(other.row_tree, other.col_tree, WeakAdmissibility())
-    moved, error = _over(other.blocks, weak, 0.4 * tolerance * size)
+    moved, error = _over(source, weak, 0.4 * tolerance * size)
     generators, cut = nested(moved, (tolerance if error == 0.0 else 0.55 * tolerance) * size)
     certificate = _certificate(tolerance, error + cut, size, 0.0, other.dtype)
     certificate.warn_if_not_met("ask for a larger rtol", stacklevel=4)
     return HSSMatrix(generators, other.row_tree, other.col_tree, certificate)
 
 
+def to_h2(
+    cls: Any, other: Any, *, rtol: float | None = None, admissibility: Admissibility | None = None,
+    partition: BlockPartition | None = None,
+) -> Any:  # fmt: skip
+    """`H2Matrix.from_structured`."""
+    tolerance = _checked(other, rtol)
+    trees = other.row_tree, other.col_tree
+    own = admissibility is None and partition is None
+    if own and rtol is None and isinstance(other, H2Matrix):
+        return other
+    if own and rtol is None and isinstance(other, HSSMatrix):
+        return cls(of_hss(other.generators), *trees, _certificate(tolerance, 0.0, 0.0, 0.0, other.dtype))
+    if own:
+        weak = isinstance(other, HSSMatrix)
+        partition = BlockPartition.build(*trees, WeakAdmissibility()) if weak else other.partition
+    elif partition is not None and (partition.row_tree, partition.col_tree) != trees:
+        raise TreeMismatchError("the partition was built on other trees than the matrix; pass its trees as tree=")
+    chosen = cls._partition(trees, admissibility, partition)
+    source = _independent(other)
+    size = frobenius(source)
+    moved, error = _over(source, chosen, 0.4 * tolerance * size)
+    share = 1.0 if error == 0.0 else 0.55
+    found = from_flat.nested(moved, side_tails(chosen, share * tolerance * size))
+    blocks = ragged(found.near, found.couplings, found.row_basis, found.col_basis, moved.half)
+    certificate = _certificate(tolerance, error + float(np.sqrt(found.square)), size, 0.0, other.dtype)
+    certificate.warn_if_not_met("ask for a larger rtol", stacklevel=4)
+    return cls(blocks, *trees, certificate)
+
+
 def _checked(other: Any, rtol: float | None) -> float:
     """The tolerance of a conversion, of a matrix that can be converted."""
-    if not isinstance(other, StructuredMatrix) or not isinstance(other, (FlatMatrix, HSSMatrix)):
+    if not isinstance(other, (FlatMatrix, HSSMatrix, H2Matrix)):
         raise TypeError(
-            f"from_structured takes a HODLRMatrix, HMatrix or HSSMatrix, but other is a {type(other).__name__}; "
-            "use from_dense for an array, from_operator for what multiplies"
+            "from_structured takes a HODLRMatrix, HMatrix, HSSMatrix or H2Matrix, but other is a "
+            f"{type(other).__name__}; use from_dense for an array, from_operator for what multiplies"
         )
     if not is_numpy(other._storage._example):
         raise DeviceError('conversions run on the CPU: call A.to_device("cpu") first')
     return other.rtol if rtol is None else _check.tolerance(rtol)
+
+
+def _independent(other: Any) -> FlatBlocks:
+    """The blocks of a matrix of any format, each with factors of its own, exactly."""
+    if isinstance(other, FlatMatrix):
+        return other.blocks
+    return written_out(of_hss(other.generators) if isinstance(other, HSSMatrix) else other.blocks)
 
 
 def _over(source: FlatBlocks, chosen: BlockPartition, allowed: float) -> tuple[FlatBlocks, float]:
@@ -106,34 +146,48 @@ def _certificate(asked: float, error: float, size: float, noise: float, dtype: n
 # ------------------------------------------------------------------------------- nested to independent
 
 
-def written_out(g: Generators) -> FlatBlocks:
-    """The blocks U_t B_t V_s^H of an HSS matrix, exactly: HODLR."""
-    depth, leaves = g.depth, np.arange(1 << g.depth)
-    near = [_no_blocks(g, level) for level in range(depth)] + [BlockBatch(g.diagonal, leaves, leaves)]
-    rows = _full_bases(g.row_basis)
-    cols = rows if g.symmetric else _full_bases(g.col_basis)
-    far: list[tuple[LowRankBatch, ...]] = [()]
-    for level in range(1, depth + 1):
+def of_hss(g: Generators) -> H2Blocks:
+    """An HSS matrix as the H2-matrix that it is: couplings between siblings, dense blocks on the diagonal."""
+    leaves = np.arange(1 << g.depth)
+    couplings = []
+    for level in range(1, g.depth + 1):
         # a Hermitian matrix stores what is below the diagonal: odd nodes
         node = np.arange(1, 1 << level, 2) if g.symmetric else np.arange(1 << level)
-        left, right, coupling = rows[level - 1][node], cols[level - 1][node ^ 1], g.coupling(level)[node]
-        ranks = g.row_basis.ranks[level - 1][node], g.col_basis.ranks[level - 1][node ^ 1]
+        couplings.append(BlockBatch(g.coupling(level)[node], node, node ^ 1))
+    near = BlockBatch(g.diagonal, leaves, leaves)
+    return ragged(near, tuple(couplings), g.row_basis, g.col_basis, g.symmetric)
+
+
+def written_out(blocks: H2Blocks) -> FlatBlocks:
+    """The blocks U_t B_ts V_s^H, exactly."""
+    depth = blocks.depth
+    rows = _full_bases(blocks.row_basis.padded())
+    cols = rows if blocks.half else _full_bases(blocks.col_basis.padded())
+    far: list[tuple[LowRankBatch, ...]] = [()]
+    for level, b in enumerate(blocks.couplings, start=1):
+        basis, other = rows[level - 1], cols[level - 1]
+        coupling = b.padded(basis.shape[2], other.shape[2])
         # the rank is that of the smaller basis, and the coupling goes to the other factor
+        narrow = b.heights <= b.widths
         batches = []
-        for narrow, factors, rank in (
-            (ranks[0] <= ranks[1], (left, matmul(right, adjoint(coupling))), ranks[0]),
-            (ranks[0] > ranks[1], (matmul(left, coupling), right), ranks[1]),
-        ):
-            pick = np.flatnonzero(narrow)
-            batches += by_rank(factors[0][pick], factors[1][pick], rank[pick], node[pick], node[pick] ^ 1)
+        for mask, ranks in ((narrow, b.heights), (~narrow, b.widths)):
+            for rank in np.unique(ranks[mask]):
+                pick = np.flatnonzero(mask & (ranks == rank))
+                t, s = b.rows[pick], b.cols[pick]
+                if mask is narrow:
+                    left, right = basis[t, :, :rank], matmul(other[s], adjoint(coupling.data[pick, :rank]))
+                else:
+                    left, right = matmul(basis[t], coupling.data[pick, :, :rank]), other[s, :, :rank]
+                batches.append(LowRankBatch(left, right, t, s))
         far.append(merged(batches))
-    return FlatBlocks(tuple(near), tuple(far), g.symmetric)
+    near = [_no_blocks(blocks.near, depth - level) for level in range(depth)]
+    return FlatBlocks((*near, blocks.near), tuple(far), blocks.half)
 
 
-def _no_blocks(g: Generators, level: int) -> BlockBatch:
-    p, q = (size << (g.depth - level) for size in g.diagonal.shape[1:])
+def _no_blocks(leaf: BlockBatch, shift: int) -> BlockBatch:
+    p, q = (size << shift for size in leaf.data.shape[1:])
     none = np.zeros(0, dtype=np.int64)
-    return BlockBatch(np.zeros((0, p, q), dtype=g.diagonal.dtype), none, none)
+    return BlockBatch(np.zeros((0, p, q), dtype=leaf.data.dtype), none, none)
 
 
 def _full_bases(basis: NestedBasis) -> list[NumpyArray]:
@@ -148,84 +202,15 @@ def _full_bases(basis: NestedBasis) -> list[NumpyArray]:
 # ------------------------------------------------------------------------------- independent to nested
 
 
-@dataclass(frozen=True)
-class _Side:
-    """Nested bases of one side, and the own blocks' factors in terms of them."""
-
-    basis: NestedBasis
-    coefficients: list[NumpyArray]  # U_t^H P_t by level from 1, (2**l, k, r)
-    others: list[NumpyArray]  # the same of further factors
-    square: float  # squared error
-
-
 def nested(blocks: FlatBlocks, tail: float) -> tuple[Generators, float]:
     """Generators of the blocks of a HODLR matrix, and a bound of the Frobenius error, at most `tail`."""
     depth, symmetric = blocks.depth, blocks.half
-    order = np.argsort(blocks.near[depth].rows)
-    diagonal = blocks.near[depth].data[order]
-    if depth == 0:
-        empty = NestedBasis((), ())
-        return Generators(diagonal, empty, empty, (), symmetric), 0.0
-    p, s, q = _by_node(blocks.expanded())
-    limit = tail / np.sqrt(2.0 * depth)
-    rows = _swept(p, s, diagonal.shape[1], limit, q if symmetric else [])
-    cols = rows if symmetric else _swept(q, [swap_siblings(values) for values in s], diagonal.shape[2], limit, [])
+    tails = [tail / np.sqrt(2.0 * max(depth, 1) * 2.0**level) for level in range(depth + 1)]
+    found = from_flat.nested(blocks, (tails, tails))
+    diagonal = found.near.data[np.argsort(found.near.rows)]
     couplings = []
-    for level in range(1, depth + 1):
-        its = rows.others[level - 1] if symmetric else cols.coefficients[level - 1]
-        full = matmul(rows.coefficients[level - 1] * s[level - 1][:, None, :], adjoint(swap_siblings(its)))
-        couplings.append(full[::2] if symmetric else full)
-    error = float(np.sqrt(rows.square + cols.square))
-    return Generators(diagonal, rows.basis, cols.basis, tuple(couplings), symmetric), error
-
-
-def _by_node(blocks: FlatBlocks) -> tuple[list[NumpyArray], list[NumpyArray], list[NumpyArray]]:
-    """Singular factors of all blocks by level from 1: P and values by row node, Q by column node; zero-padded."""
-    out: tuple[list[NumpyArray], list[NumpyArray], list[NumpyArray]] = [], [], []
-    leaf = blocks.near[-1].data
-    for level in range(1, blocks.depth + 1):
-        batches = [(b, *singular_factors(b)) for b in blocks.far[level]]
-        width = max((values.shape[1] for _, _, values, _ in batches), default=0)
-        nodes, shift = 1 << level, blocks.depth - level
-        p = np.zeros((nodes, leaf.shape[1] << shift, width), dtype=leaf.dtype)
-        s = np.zeros((nodes, width), dtype=leaf.real.dtype)
-        q = np.zeros((nodes, leaf.shape[2] << shift, width), dtype=leaf.dtype)
-        for batch, left, values, right in batches:
-            k = values.shape[1]
-            p[batch.rows, :, :k], s[batch.rows, :k], q[batch.cols, :, :k] = left, values, right
-        for array, place in zip((p, s, q), out, strict=True):
-            place.append(array)
-    return out
-
-
-def _swept(
-    factors: list[NumpyArray], values: list[NumpyArray], size: int, limit: float, others: list[NumpyArray]
-) -> _Side:
-    """Nested bases of one side from the leaves up; `values` belong to the columns of the factors."""
-    depth = len(factors)
-    leaves = 1 << depth
-    current = [f.reshape(leaves, size, f.shape[2]) for f in factors]
-    extra = [f.reshape(leaves, size, f.shape[2]) for f in others]
-    arrays: list[NumpyArray] = []
-    ranks: list[IntArray] = []
-    own: list[NumpyArray] = []
-    own_extra: list[NumpyArray] = []
-    square = 0.0
-    for level in range(depth, 0, -1):
-        node = np.arange(1 << level)
-        # the block row outside each node, up to orthonormal factors on the right
-        parts = [
-            current[k] * values[k][node >> (level - k - 1)][:, None, :].astype(values[k].dtype) for k in range(level)
-        ]
-        basis, rank, left_out = truncated_svd(np.concatenate(parts, axis=2), limit / np.sqrt(2.0**level))
-        square += float((left_out**2).sum())
-        arrays.append(basis)
-        ranks.append(rank)
-        current, extra = ([matmul(adjoint(basis), x) for x in group[:level]] for group in (current, extra))
-        own.append(current[level - 1])
-        current = [pairs(x) for x in current[: level - 1]]
-        if extra:
-            own_extra.append(extra[level - 1])
-            extra = [pairs(x) for x in extra[: level - 1]]
-    nested_basis = NestedBasis(tuple(arrays[::-1]), tuple(ranks[::-1]))
-    return _Side(nested_basis, own[::-1], own_extra[::-1], square)
+    for b in found.couplings:
+        ordered = b.data[np.argsort(b.rows)]
+        couplings.append(adjoint(ordered) if symmetric else ordered)  # below the diagonal, to above it
+    g = Generators(diagonal, found.row_basis, found.col_basis, tuple(couplings), symmetric)
+    return g, float(np.sqrt(found.square))

@@ -26,7 +26,7 @@ import numpy as np
 
 from ._backend import to_numpy
 from ._typing import NumpyArray
-from .blocks import BlockBatch, LowRankBatch, NestedBasis
+from .blocks import BlockBatch, LowRankBatch, NestedBasis, RaggedBasis, RaggedBatch
 from .certificate import Certificate
 from .exceptions import FileFormatError
 from .tree import ClusterTree
@@ -60,7 +60,8 @@ def save(matrix: StructuredMatrix, path: PathLike) -> None:
     Parameters
     ----------
     matrix : StructuredMatrix
-        A view (transpose, adjoint, conjugate) is stored as what it shows; data on a GPU is copied first.
+        A view (transpose, adjoint, conjugate) is stored as what it shows; data on a GPU is copied first. An H2-matrix
+        on the fly is stored with its blocks.
     path : str or path
         Taken as it is: no suffix is added. An existing file is replaced when all is written, or not at all.
 
@@ -339,17 +340,33 @@ def _tree(side: str, header: dict[str, Any], arrays: Arrays) -> ClusterTree:
 # ------------------------------------------------------------------------------ the arrays of a format
 
 
-def _hss_arrays(matrix: Any) -> tuple[dict[str, Any], Arrays]:
-    g = matrix.generators
-    arrays = {"diagonal": g.diagonal}
+def _basis_arrays(g: Any, half: bool) -> Arrays:
+    """The arrays of the bases of generators, or of the blocks of an H2-matrix."""
+    arrays: Arrays = {}
     for side, basis in (("row", g.row_basis), ("col", g.col_basis)):
-        if side == "col" and g.symmetric:
+        if side == "col" and half:
             break
-        for level in range(1, g.depth + 1):
+        for level in range(1, basis.depth + 1):
             arrays[f"{side}_basis/{level}"] = basis.levels[level - 1]
             arrays[f"{side}_ranks/{level}"] = basis.ranks[level - 1]
             if basis.orders is not None:
                 arrays[f"{side}_orders/{level}"] = basis.orders[level - 1]
+    return arrays
+
+
+def _by_level(arrays: Arrays, kind: str, depth: int) -> tuple[NumpyArray, ...]:
+    return tuple(arrays[f"{kind}/{level}"] for level in range(1, depth + 1))
+
+
+def _basis_of(arrays: Arrays, side: str, depth: int) -> tuple[Any, Any, Any]:
+    """Levels, ranks and orders of one basis."""
+    orders = _by_level(arrays, f"{side}_orders", depth) if f"{side}_orders/{depth}" in arrays else None
+    return _by_level(arrays, f"{side}_basis", depth), _by_level(arrays, f"{side}_ranks", depth), orders
+
+
+def _hss_arrays(matrix: Any) -> tuple[dict[str, Any], Arrays]:
+    g = matrix.generators
+    arrays = {"diagonal": g.diagonal, **_basis_arrays(g, g.symmetric)}
     arrays.update({f"couplings/{level}": b for level, b in enumerate(g.couplings, start=1)})
     return {"symmetric": bool(g.symmetric)}, arrays
 
@@ -365,23 +382,51 @@ def _hss_matrix(
     from .hss.matrix import HSSMatrix
 
     depth = row_tree.depth
-
-    def by_level(kind: str) -> tuple[NumpyArray, ...]:
-        return tuple(arrays[f"{kind}/{level}"] for level in range(1, depth + 1))
-
-    def basis(side: str) -> NestedBasis:
-        orders = by_level(f"{side}_orders") if f"{side}_orders/{depth}" in arrays else None
-        return NestedBasis(by_level(f"{side}_basis"), by_level(f"{side}_ranks"), orders)
-
-    rows = basis("row")
-    cols = rows if header["symmetric"] else basis("col")
-    couplings = by_level("couplings")
+    rows = NestedBasis(*_basis_of(arrays, "row", depth))
+    cols = rows if header["symmetric"] else NestedBasis(*_basis_of(arrays, "col", depth))
+    couplings = _by_level(arrays, "couplings", depth)
     return HSSMatrix(
         Generators(arrays["diagonal"], rows, cols, couplings, header["symmetric"]),
         row_tree,
         col_tree,
         certificate,
     )
+
+
+def _h2_arrays(matrix: Any) -> tuple[dict[str, Any], Arrays]:
+    blocks = matrix.blocks
+    arrays = {"near/data": blocks.near.data, "near/places": _places(blocks.near), **_basis_arrays(blocks, blocks.half)}
+    for level, batch in enumerate(blocks.couplings, start=1):
+        arrays.update({f"couplings/{level}/data": batch.data, f"couplings/{level}/places": _places(batch)})
+    return {"symmetric": bool(blocks.half)}, arrays
+
+
+def _h2_matrix(
+    header: dict[str, Any], arrays: Arrays, row_tree: ClusterTree, col_tree: ClusterTree, certificate: Certificate
+) -> Any:
+    from .h2.blocks import H2Blocks
+    from .h2.matrix import H2Matrix
+
+    def basis(side: str, tree: ClusterTree) -> RaggedBasis:
+        levels, ranks, orders = _basis_of(arrays, side, tree.depth)
+        return RaggedBasis(levels, ranks, tree.leaf_size if tree.depth else 0, orders)
+
+    rows = basis("row", row_tree)
+    cols = rows if header["symmetric"] else basis("col", col_tree)
+    couplings = []
+    for level in range(1, row_tree.depth + 1):
+        i, j = _columns(arrays[f"couplings/{level}/places"])
+        heights, widths = rows.ranks[level - 1][i], cols.ranks[level - 1][j]
+        couplings.append(RaggedBatch(arrays[f"couplings/{level}/data"], i, j, heights, widths))
+    near = BlockBatch(arrays["near/data"], *_columns(arrays["near/places"]))
+    blocks = H2Blocks(near, tuple(couplings), rows, cols, header["symmetric"])
+    result = H2Matrix(blocks, row_tree, col_tree, certificate)
+    result.partition.require_cover()
+    return result
+
+
+def _columns(places: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
+    return np.ascontiguousarray(places[:, 0]), np.ascontiguousarray(places[:, 1])
 
 
 def _flat_arrays(matrix: Any) -> tuple[dict[str, Any], Arrays]:
@@ -399,7 +444,7 @@ def _flat_arrays(matrix: Any) -> tuple[dict[str, Any], Arrays]:
     return {"symmetric": bool(matrix.symmetric), "batches": counts[0], **mixed}, arrays
 
 
-def _places(batch: BlockBatch | LowRankBatch) -> NumpyArray:
+def _places(batch: BlockBatch | LowRankBatch | RaggedBatch) -> NumpyArray:
     return np.stack([batch.rows, batch.cols], axis=1).astype(np.int64)
 
 
@@ -414,8 +459,7 @@ def _flat_matrix(name: str) -> Callable[..., Any]:
         from .flat.storage import FlatBlocks
 
         def places(key: str) -> tuple[NumpyArray, NumpyArray]:
-            found = arrays[f"{key}/places"]
-            return np.ascontiguousarray(found[:, 0]), np.ascontiguousarray(found[:, 1])
+            return _columns(arrays[f"{key}/places"])
 
         def low_rank(key: str) -> LowRankBatch:
             return LowRankBatch(arrays[f"{key}/left"], arrays[f"{key}/right"], *places(key))
@@ -441,4 +485,5 @@ _FORMATS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "HSSMatrix": (_hss_arrays, _hss_matrix),
     "HODLRMatrix": (_flat_arrays, _flat_matrix("HODLRMatrix")),
     "HMatrix": (_flat_arrays, _flat_matrix("HMatrix")),
+    "H2Matrix": (_h2_arrays, _h2_matrix),
 }

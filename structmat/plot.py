@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._backend import to_numpy
 from ._typing import IntArray, NumpyArray
 from .blocks import array_bytes
 from .flat.mixed import ranks_at
+from .partition import BlockPartition, WeakAdmissibility
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from .base import StructuredMatrix
-    from .partition import BlockPartition
     from .tree import ClusterTree
 
-__all__ = ["plot_partition", "plot_residuals", "plot_structure", "plot_tree", "summary"]
+__all__ = ["plot_partition", "plot_ranks", "plot_residuals", "plot_structure", "plot_tree", "summary"]
 
 # a number is drawn where its height, in points, is at least this
 _SMALLEST_TEXT = 5.0
@@ -54,10 +53,10 @@ def summary(matrix: StructuredMatrix) -> str:
     >>> print(A.summary())
     HSSMatrix 64 x 64, float64, not symmetric
     tree: depth 2, leaves of 16 indices
-    level  nodes         row rank      column rank     bytes
-        1      2        1 / 1 / 1        1 / 1 / 1      80 B
-        2      4        1 / 1 / 1        1 / 1 / 1   1.06 kB
-    dense diagonal blocks                            8.19 kB
+    level     nodes         row rank      column rank     bytes
+        1         2        1 / 1 / 1        1 / 1 / 1      80 B
+        2         4        1 / 1 / 1        1 / 1 / 1   1.06 kB
+    dense diagonal blocks                               8.19 kB
     total 9.49 kB, 29 % of 32.8 kB as a dense array
     certificate: asked 1.0e-08, estimate ...: met [guaranteed by truncation; 4096 entries]
     """
@@ -65,7 +64,7 @@ def summary(matrix: StructuredMatrix) -> str:
     dense = rows * columns * matrix.dtype.itemsize
     kind = "Hermitian" if matrix.dtype.kind == "c" else "symmetric"
     stored: Any = matrix
-    table = _nested_table(stored.generators) if hasattr(matrix, "generators") else _flat_table(stored.parts)
+    table = _nested_table(stored) if hasattr(matrix, "row_ranks") else _flat_table(stored.parts)
     kind = kind if stored.symmetric else f"not {kind}"
     return "\n".join(
         [
@@ -79,15 +78,20 @@ def summary(matrix: StructuredMatrix) -> str:
     )
 
 
-def _nested_table(g: Any) -> list[str]:
-    lines = []
-    if g.depth:
-        lines.append(f"{'level':>5s} {'nodes':>6s} {'row rank':>16s} {'column rank':>16s} {'bytes':>9s}")
-    for level in range(1, g.depth + 1):
-        ranks = [_spread(basis.ranks[level - 1]) for basis in (g.row_basis, g.col_basis)]
-        size = format_bytes(_level_bytes(g, level))
-        lines.append(f"{level:5d} {2**level:6d} {ranks[0]:>16s} {ranks[1]:>16s} {size:>9s}")
-    return [*lines, f"{'dense diagonal blocks':46s}{format_bytes(array_bytes(g.diagonal)):>10s}"]
+def _nested_table(matrix: Any) -> list[str]:
+    storage, depth = matrix._storage, matrix.row_tree.depth
+    places, dense = storage.block_places()
+    siblings = hasattr(matrix, "generators")  # HSS: one coupling a node
+    count = "nodes" if siblings else "couplings"
+    lines = [f"{'level':>5s} {count:>9s} {'row rank':>16s} {'column rank':>16s} {'bytes':>9s}"] if depth else []
+    for level in range(1, depth + 1):
+        ranks = [_spread(side[level - 1]) for side in (matrix.row_ranks, matrix.col_ranks)]
+        blocks = 2**level if siblings else len(places[level])
+        size = format_bytes(_level_bytes(storage, level))
+        lines.append(f"{level:5d} {blocks:9d} {ranks[0]:>16s} {ranks[1]:>16s} {size:>9s}")
+    size = format_bytes(array_bytes(storage.near.data))
+    label = "dense diagonal blocks" if siblings else f"{len(dense)} dense blocks"
+    return [*lines, f"{label:49s}{size:>10s}"]
 
 
 def _flat_table(parts: Any) -> list[str]:
@@ -116,9 +120,9 @@ def _spread(ranks: IntArray) -> str:
     return f"{int(ranks.min())} / {float(ranks.mean()):.3g} / {int(ranks.max())}"
 
 
-def _level_bytes(g: Any, level: int) -> int:
-    arrays = [g.couplings[level - 1]]
-    for basis in (g.row_basis,) if g.symmetric else (g.row_basis, g.col_basis):
+def _level_bytes(storage: Any, level: int) -> int:
+    arrays = [storage.couplings[level - 1].data]
+    for basis in (storage.row_basis,) if storage.half else (storage.row_basis, storage.col_basis):
         arrays += [basis.levels[level - 1], *(() if basis.orders is None else (basis.orders[level - 1],))]
     return sum(array_bytes(a) for a in arrays)
 
@@ -170,7 +174,7 @@ def plot_structure(matrix: StructuredMatrix, ax: Axes | None = None) -> Axes:
     from matplotlib.ticker import MaxNLocator
 
     axes = _matrix_axes(ax, matrix.row_tree, matrix.col_tree)
-    blocks, ranks, dense = _nested_blocks(matrix) if hasattr(matrix, "generators") else _flat_blocks(matrix)
+    blocks, ranks, dense = _blocks_of(matrix)
     _fill(axes, dense, np.zeros(len(dense)), "dense", None)
     if len(blocks):
         colours = colormaps["viridis"]
@@ -180,6 +184,68 @@ def plot_structure(matrix: StructuredMatrix, ax: Axes | None = None) -> Axes:
         axes.figure.colorbar(shown, cax=bar, label="rank (grey: dense)", ticks=MaxNLocator(integer=True))
         _number(axes, blocks, ranks, shown)
     return axes
+
+
+def plot_ranks(matrix: StructuredMatrix, ax: Axes | None = None) -> Axes:
+    """Draw the tree of the rows, each cluster with its rank by number and colour.
+
+    Parameters
+    ----------
+    matrix : StructuredMatrix
+        Of any format. With nested bases the rank of a cluster is the larger one of those of its row and its column
+        basis; else the largest one of any low-rank block in its rows.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; default: the axes of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Levels downwards, from the children of the root; indices to the right, in the order of the tree. Numbers appear
+        where they can be read.
+
+    Examples
+    --------
+    >>> import numpy as np, structmat as sm
+    >>> from structmat.plot import plot_ranks
+    >>> points = np.random.default_rng(0).random((500, 2))
+    >>> A = sm.H2Matrix.from_kernel(sm.kernelfunctions.Laplace(dim=2), points, rtol=1e-4)
+    >>> plot_ranks(A).get_ylabel()
+    'level'
+    """
+    from matplotlib import colormaps
+    from matplotlib.ticker import MaxNLocator
+
+    tree, ranks, axes = matrix.row_tree, _node_ranks(matrix), _axes(ax)
+    height = 0.8 * tree.n / max(1, tree.depth)  # in indices: about as high as wide
+    levels = range(1, tree.depth + 1)
+    axes.set(xlim=(0, tree.n), ylim=(height * max(1, tree.depth), 0))
+    axes.set_yticks([(level - 0.5) * height for level in levels], [str(level) for level in levels])
+    axes.set_ylabel("level")
+    axes.set_xlabel("row" if tree.is_identity else "row, in the order of the tree")
+    if not levels:
+        return axes
+    rectangles = [
+        np.stack([tree.starts(level), np.full(1 << level, (level - 0.95) * height), tree.sizes(level),
+                  np.full(1 << level, 0.9 * height)], axis=1)
+        for level in levels
+    ]  # fmt: skip
+    boxes, numbers = np.concatenate(rectangles), np.concatenate(ranks)
+    shown = _fill(axes, boxes, numbers.astype(float), "ranks", colormaps["viridis"])
+    axes.figure.colorbar(shown, ax=axes, label="rank", ticks=MaxNLocator(integer=True))
+    _number(axes, boxes, numbers, shown)
+    return axes
+
+
+def _node_ranks(matrix: Any) -> list[IntArray]:
+    """The rank of each row node by level from 1; of independent blocks the largest one of the node's."""
+    if hasattr(matrix, "row_ranks"):
+        return list(matrix.ranks)
+    found = []
+    for level, places in enumerate(matrix.partition.far[1:], start=1):
+        ranks = np.zeros(1 << level, dtype=np.int64)
+        np.maximum.at(ranks, places[:, 0], _ranks_of(matrix, level, places))
+        found.append(ranks)
+    return found
 
 
 def plot_partition(partition: BlockPartition, ax: Axes | None = None) -> Axes:
@@ -251,30 +317,33 @@ def _rectangles_by_level(
     return np.concatenate(parts), np.repeat(np.arange(len(places)), [len(b) for b in places])
 
 
-def _nested_blocks(matrix: StructuredMatrix) -> tuple[NumpyArray, IntArray, NumpyArray]:
-    """Rectangles and ranks of all blocks between siblings, large ones first, and rectangles of the diagonal blocks."""
-    g: Any = matrix.generators  # type: ignore[attr-defined]
-    trees = matrix.row_tree, matrix.col_tree
-    rectangles, ranks = [np.zeros((0, 4), dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
-    for level in range(1, g.depth + 1):
-        node = np.arange(2**level)
-        rectangles.append(_rectangles(trees, level, node, node ^ 1))
-        row_ranks, col_ranks = (to_numpy(b.ranks[level - 1]) for b in (g.row_basis, g.col_basis))
-        ranks.append(np.minimum(row_ranks[node], col_ranks[node ^ 1]))
-    leaf = np.arange(matrix.row_tree.leaf_count)
-    return np.concatenate(rectangles), np.concatenate(ranks), _rectangles(trees, g.depth, leaf, leaf)
+def _blocks_of(matrix: Any) -> tuple[NumpyArray, IntArray, NumpyArray]:
+    """Rectangles and ranks of all low-rank blocks, large ones first, and rectangles of the dense ones.
 
-
-def _flat_blocks(matrix: Any) -> tuple[NumpyArray, IntArray, NumpyArray]:
-    """The same for blocks with bases of their own; both halves of a Hermitian matrix."""
-    trees, partition = (matrix.row_tree, matrix.col_tree), matrix.partition
+    Both halves of a Hermitian matrix.
+    """
+    trees, partition = (matrix.row_tree, matrix.col_tree), _partition_of(matrix)
     far, near = (_rectangles_by_level(trees, places)[0] for places in (partition.far, partition.near))
     ranks = [_ranks_of(matrix, level, places) for level, places in enumerate(partition.far)]
     return far, np.concatenate(ranks), near
 
 
+def _partition_of(matrix: Any) -> BlockPartition:
+    if hasattr(matrix, "partition"):
+        partition: BlockPartition = matrix.partition
+        return partition
+    return BlockPartition.build(matrix.row_tree, matrix.col_tree, WeakAdmissibility())  # HSS
+
+
 def _ranks_of(matrix: Any, level: int, places: IntArray) -> IntArray:
     """The ranks of the blocks at some places of a level, of which those above the diagonal may not be stored."""
+    if hasattr(matrix, "row_ranks"):
+        if not len(places):
+            return np.zeros(0, dtype=np.int64)
+        smaller: IntArray = np.minimum(
+            matrix.row_ranks[level - 1][places[:, 0]], matrix.col_ranks[level - 1][places[:, 1]]
+        )
+        return smaller
     keys, ranks = ranks_at(matrix.parts, level)
     rows, cols = places.T
     wanted = (rows << level) + cols

@@ -14,8 +14,11 @@ import scipy.sparse as sparse
 import scipy.sparse.linalg as spla
 
 from . import _check
+from ._backend import parallel_tasks, real_dtype
 from ._typing import Entries, IntArray, Kernel, NumpyArray
 from .exceptions import NonFiniteError, ShapeError
+
+STREAMS = 32  # of random numbers: pieces for the threads to take
 
 
 class EntrySource:
@@ -240,3 +243,24 @@ class OperatorSource:
         self.products += x.shape[1]
         _check.finite(result, f"the operator's product {what}")
         return result
+
+
+def gaussian_probes(rows: int, count: int, dtype: np.dtype[Any], rng: np.random.Generator) -> NumpyArray:
+    """Independent standard normal numbers (rows, count), also complex; the same for any number of threads.
+
+    They are drawn in single precision, which is faster and as good: they need only be generic.
+    """
+    parts = 2 if dtype.kind == "c" else 1
+    x = np.empty((rows, count * parts), dtype=real_dtype(dtype))
+    cuts = [rows * k // STREAMS for k in range(STREAMS + 1)]
+    streams = rng.spawn(STREAMS)
+
+    def fill(k: int) -> None:
+        part = x[cuts[k] : cuts[k + 1]]
+        part[...] = streams[k].standard_normal(part.shape, dtype=np.float32)
+
+    parallel_tasks(fill, STREAMS)
+    if parts == 1:
+        return x
+    x *= np.sqrt(0.5)
+    return x.view(dtype)

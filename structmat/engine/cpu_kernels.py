@@ -113,51 +113,75 @@ def kernel_column(code, parameters, y, j, x, start, n, out, work):
     kernel_line(code, parameters, y, j, x, start, n, uint64(1), out, work)
 
 
+# so many numbers are evaluated at a time, about
+TILE = 1024
+
+
+@jit
+def kernel_rows(code, parameters, x, i, rows, y, start, n, out, work):
+    """As `kernel_row` for the rows i .. i + rows - 1, one after the other in out[: rows n]; work (2 rows n,).
+
+    Several rows at a time cost less than each alone where they are short.
+    """
+    first, count = uint64(start), uint64(n)
+    if code == POINTWISE:
+        for r in range(rows):
+            kernel_row(code, parameters, x, i + r, y, start, n, out[r * n : (r + 1) * n], work)
+        return
+    zeros = 0
+    for r in range(rows):
+        zeros += squared_distances(x, i + r, y, first, count, out, uint64(r) * count)
+    total = uint64(rows) * count
+    replaced = coincident_points_moved(parameters, zeros, out, total, work)
+    of_squares(code, parameters[0], out, total, work, replaced)
+    own_values(parameters, replaced, out, total, work)
+
+
 @inlined
-def squared_distances(x, i, y, first, count, out):
-    """Out[:count] = |x_i - y_first ..|^2, in one sweep where there are up to three coordinates; how many are zero."""
+def squared_distances(x, i, y, first, count, out, at):
+    """Out[at : at + count] = |x_i - y_first ..|^2, in one sweep for up to three coordinates; how many are zero."""
     d, zeros = x.shape[0], 0
     if d == 2:
         a, b = x[0, i], x[1, i]
         for j in range(count):
             s, t = y[0, first + j] - a, y[1, first + j] - b
             square = s * s + t * t
-            out[j] = square
+            out[at + j] = square
             zeros += square == 0.0
     elif d == 3:
         a, b, c = x[0, i], x[1, i], x[2, i]
         for j in range(count):
             s, t, u = y[0, first + j] - a, y[1, first + j] - b, y[2, first + j] - c
             square = s * s + t * t + u * u
-            out[j] = square
+            out[at + j] = square
             zeros += square == 0.0
     else:
         for j in range(count):
-            out[j] = 0.0
+            out[at + j] = 0.0
         for axis in range(d):
             a = x[axis, i]
             for j in range(count):
                 t = y[axis, first + j] - a
-                out[j] += t * t
+                out[at + j] += t * t
         for j in range(count):
-            zeros += out[j] == 0.0
+            zeros += out[at + j] == 0.0
     return zeros
 
 
 @inlined
-def kernel_line(code, parameters, x, i, y, start, n, turned, out, work):
-    """A row, or where `turned` a column, of the values between one point x_i and many points y."""
-    first, count = uint64(start), uint64(n)
-    zeros = squared_distances(x, i, y, first, count, out)
+def coincident_points_moved(parameters, zeros, out, count, work):
+    """Squared distances of zero become 1, work says where; whether a value at distance zero replaces the kernel's."""
     replaced = zeros > 0 and parameters[2] != 0.0
     if replaced:
         for j in range(count):
             work[j] = 1.0 if out[j] == 0.0 else 0.0
             out[j] += work[j]
-    if code == POINTWISE:
-        call_pointwise(np.int64(parameters[0]), x, uint64(i), y, first, count, turned, out)
-    else:
-        of_squares(code, parameters[0], out, count, work, replaced)
+    return replaced
+
+
+@inlined
+def own_values(parameters, replaced, out, count, work):
+    """The value at distance zero, and the factor of everything."""
     if replaced:
         value = parameters[1]
         for j in range(count):
@@ -166,6 +190,19 @@ def kernel_line(code, parameters, x, i, y, start, n, turned, out, work):
     if factor != 1.0:
         for j in range(count):
             out[j] *= factor
+
+
+@inlined
+def kernel_line(code, parameters, x, i, y, start, n, turned, out, work):
+    """A row, or where `turned` a column, of the values between one point x_i and many points y."""
+    first, count = uint64(start), uint64(n)
+    zeros = squared_distances(x, i, y, first, count, out, uint64(0))
+    replaced = coincident_points_moved(parameters, zeros, out, count, work)
+    if code == POINTWISE:
+        call_pointwise(np.int64(parameters[0]), x, uint64(i), y, first, count, turned, out)
+    else:
+        of_squares(code, parameters[0], out, count, work, replaced)
+    own_values(parameters, replaced, out, count, work)
 
 
 @jit
@@ -236,7 +273,8 @@ def kernel_blocks(code, parameters, x, y, rows, cols, row_bounds, col_bounds, si
     coordinates x (d, m) and y (d, m'), and the number of positions.
     """
     p, q = out.shape[1:]
-    line, work = np.empty(width), np.empty(2 * width)
+    room = max(TILE, width)
+    line, work = np.empty(room), np.empty(2 * room)
     for b in range(first, last):
         block = out[where[b]]
         for s in range(p // size):
@@ -245,13 +283,16 @@ def kernel_blocks(code, parameters, x, y, rows, cols, row_bounds, col_bounds, si
             for t in range(q // width):
                 side = col_bounds[cols[b] + t]
                 n = col_bounds[cols[b] + t + 1] - side
-                for i in range(height):
-                    kernel_row(code, parameters, x, top + i, y, side, n, line, work)
-                    row = block[s * size + i]
-                    for j in range(uint64(n)):
-                        row[t * width + j] = line[j]
-                    for j in range(n, width):
-                        row[t * width + j] = 0.0
+                step = max(1, TILE // max(1, n))
+                for i in range(0, height, step):
+                    rows_here = min(step, height - i)
+                    kernel_rows(code, parameters, x, top + i, rows_here, y, side, n, line, work)
+                    for r in range(rows_here):
+                        row, at = block[s * size + i + r], uint64(r * n)
+                        for j in range(uint64(n)):
+                            row[t * width + j] = line[at + j]
+                        for j in range(n, width):
+                            row[t * width + j] = 0.0
                 for i in range(height, size):
                     for j in range(width):
                         block[s * size + i, t * width + j] = 0.0

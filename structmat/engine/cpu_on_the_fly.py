@@ -5,44 +5,33 @@ from __future__ import annotations
 import numpy as np
 from numba import uint64
 
-from .cpu import jit
-from .cpu_kernels import kernel_row
-
-# rows are evaluated in multiples of this: whole vectors are cheaper than the rest of one
-STRIDE = 16
+from .cpu import columns_times, jit, rows_times
+from .cpu_flat import block_and_adjoint
+from .cpu_kernels import TILE, kernel_row, kernel_rows
 
 
 @jit
 def evaluated_pass(code, parameters, x, y, table, widest, first, last, adjointly, vector, result):
-    """Add the blocks first .. last - 1 times `vector` to `result`: one vector, each entry used where it is computed.
+    """Add the blocks first .. last - 1 times `vector` to `result`: one vector, some rows of a block at a time.
 
     table (blocks, 7): first point of x and of y, number of rows and of columns, where the row node and where the column
     node begin in the vectors, and whether the block also acts as its adjoint at the mirrored place.
     """
-    longest = (widest + STRIDE - 1) // STRIDE * STRIDE
-    line, work = np.empty(longest), np.empty(2 * longest)
+    room = max(TILE, widest)
+    tile, work, zero = np.empty(room), np.empty(2 * room), uint64(0)
     for e in range(first, last):
         top, side, rows, columns, row, col, mirrored = table[e]
-        count, i, j = uint64(columns), uint64(row), uint64(col)
-        evaluated = min((columns + STRIDE - 1) // STRIDE * STRIDE, y.shape[1] - side)
-        for r in range(rows):
-            kernel_row(code, parameters, x, top + r, y, side, evaluated, line, work)
-            here = i + uint64(r)
+        step, count, j = max(1, TILE // max(1, columns)), uint64(columns), uint64(col)
+        for r in range(0, rows, step):
+            height = min(step, rows - r)
+            kernel_rows(code, parameters, x, top + r, height, y, side, columns, tile, work)
+            i = uint64(row + r)
             if mirrored:
-                total, u = 0.0, vector[here]
-                for c in range(count):
-                    total += line[c] * vector[j + c]
-                    result[j + c] += line[c] * u
-                result[here] += total
+                block_and_adjoint(tile, zero, uint64(height), count, vector, i, result, j)
             elif adjointly:
-                u = vector[here]
-                for c in range(count):
-                    result[j + c] += line[c] * u
+                columns_times(tile, zero, uint64(height), count, vector, i, result, j)
             else:
-                total = 0.0
-                for c in range(count):
-                    total += line[c] * vector[j + c]
-                result[here] += total
+                rows_times(tile, zero, uint64(height), count, vector, j, result, i)
 
 
 @jit

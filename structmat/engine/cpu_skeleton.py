@@ -9,7 +9,7 @@ import numpy as np
 from numba import uint64
 
 from .cpu import ONE, jit
-from .cpu_kernels import kernel_line, kernel_row
+from .cpu_kernels import TILE, kernel_line, kernel_rows
 
 # to how many sums each sample is added, and how many sums there are for each candidate
 SPREAD, SUMS = 4, 1.5
@@ -206,17 +206,23 @@ def kernel_between(
     code, parameters, x, y, rows, row_pointers, cols, col_pointers, row_nodes, col_nodes, starts, out, first, last,
 ):  # fmt: skip
     """The kernel between the points of nodes, for the blocks first .. last - 1, each by rows at its start in out."""
-    widest = 1
+    tallest, widest = 1, 1
     for b in range(first, last):
+        tallest = max(tallest, row_pointers[row_nodes[b] + 1] - row_pointers[row_nodes[b]])
         widest = max(widest, col_pointers[col_nodes[b] + 1] - col_pointers[col_nodes[b]])
-    near, work = np.empty((y.shape[0], widest)), np.empty(2 * widest)
+    mine = np.empty((x.shape[0], tallest))
+    near, work = np.empty((y.shape[0], widest)), np.empty(2 * max(TILE, widest))
     for b in range(first, last):
         t, s, at = row_nodes[b], col_nodes[b], starts[b]
         c0, width = col_pointers[s], col_pointers[s + 1] - col_pointers[s]
         gathered(y, cols, c0, c0 + width, near)
-        for i in range(row_pointers[t], row_pointers[t + 1]):
-            kernel_row(code, parameters, x, rows[i], near, 0, width, out[at : at + width], work)
-            at += width
+        r0, r1 = row_pointers[t], row_pointers[t + 1]
+        gathered(x, rows, r0, r1, mine)
+        step = max(1, TILE // max(1, width))
+        for r in range(0, r1 - r0, step):
+            count = min(step, r1 - r0 - r)
+            kernel_rows(code, parameters, mine, r, count, near, 0, width, out[at : at + count * width], work)
+            at += count * width
 
 
 @jit

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._backend import adjoint, as_dtype_of, like, namespace
+from .._backend import adjoint, as_dtype_of, like, namespace, numpy_dtype
 from .._typing import Array, IntArray
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ def scatter_sum(blocks: Array, targets: IntArray, count: int) -> Array:
     The blocks are taken in rounds, in each of which a place receives at most one of them.
     """
     xp = namespace(blocks)
+    if not len(targets):
+        return like(np.zeros((count, *blocks.shape[1:]), numpy_dtype(blocks)), blocks)
     order = np.argsort(targets, kind="stable")
     if len(targets) == count and np.array_equal(targets[order], np.arange(count)):
         return xp.take(blocks, like(order, blocks), axis=0)
@@ -47,6 +49,8 @@ def apply_blocks(batch: BlockBatch, x: Array, count: int, *, half: bool, adjoint
     rows, cols = (batch.cols, batch.rows) if adjointly else (batch.rows, batch.cols)
     data = as_dtype_of(batch.data, x)
     data = adjoint(data) if adjointly else data
+    if 0 in data.shape:  # no blocks on a level, or bases of rank 0: some libraries take nothing from nothing
+        return like(np.zeros((count, data.shape[1], x.shape[2]), numpy_dtype(x)), x)
     parts, targets = [xp.matmul(data, xp.take(x, like(cols, x), axis=0))], [rows]
     mirrored = np.flatnonzero(rows != cols) if half else rows[:0]
     if len(mirrored):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,18 @@ def scale(blocks: FlatBlocks, factor: Any) -> FlatBlocks:
     return FlatBlocks(near, far, blocks.half)
 
 
-def add_diagonal(blocks: FlatBlocks, tree: ClusterTree, values: NumpyArray) -> FlatBlocks:
-    """A + diag(values), values (n,) in the user's order; the blocks on the diagonal must be dense."""
-    if any((b.rows == b.cols).any() for level in blocks.far for b in level):
+def require_dense_diagonal(low_rank_ones: Iterable[bool]) -> None:
+    """Raise where some batch has low-rank blocks on the diagonal."""
+    if any(low_rank_ones):
         raise ShapeError(
             "add_diagonal needs dense blocks on the diagonal, but this partition has low-rank ones there; "
             "A + scipy.sparse.diags_array(d) recompresses them"
         )
+
+
+def add_diagonal(blocks: FlatBlocks, tree: ClusterTree, values: NumpyArray) -> FlatBlocks:
+    """A + diag(values), values (n,) in the user's order; the blocks on the diagonal must be dense."""
+    require_dense_diagonal(bool((b.rows == b.cols).any()) for level in blocks.far for b in level)
     leaves = tree.to_leaves(values[:, None])[:, :, 0]
     near = []
     for level, batch in enumerate(blocks.near):

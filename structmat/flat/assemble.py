@@ -49,7 +49,7 @@ def assembled(pieces: list[Piece], level: int, p: int, q: int) -> list[LowRankBa
     where, firsts = [], []
     for piece in pieces:  # a piece holds several parts of one block where these have one rank
         index = np.searchsorted(keys, piece.keys)
-        turn = _occurrence(index)
+        turn = occurrence(index)
         where.append(index)
         firsts.append(cursors[index] + turn * piece.batch.rank)
         np.add.at(cursors, index, piece.batch.rank)
@@ -68,7 +68,7 @@ def assembled(pieces: list[Piece], level: int, p: int, q: int) -> list[LowRankBa
     return batches
 
 
-def _occurrence(index: IntArray) -> IntArray:
+def occurrence(index: IntArray) -> IntArray:
     """For each entry how many equal ones come before it."""
     order = np.argsort(index, kind="stable")
     ordered = index[order]

@@ -5,7 +5,8 @@ Stratified: entries are drawn from every low-rank block, so that no bad block is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -64,7 +65,8 @@ def _stratified(a: FlatMatrix, source: EntrySource, rng: np.random.Generator) ->
         place = np.repeat(np.concatenate(places), rows_each, axis=0)
         weights = np.where(place[:, 0] != place[:, 1], 2.0, 1.0) if blocks.half else 1.0
         part, spread = _sampled(a, source, level, place, rows_each, weights, rng)
-        total += part + _in_corners(a, source, level, place[::rows_each], count, rng)
+        corner = in_corners(a, source, level, place[::rows_each], count, rng, entry_values)
+        total += part + corner
         variance += spread
     return total, float(np.sqrt(variance))
 
@@ -86,10 +88,14 @@ def _sampled(
     return float(by_block.mean(axis=1).sum()), float(spread.sum())
 
 
-def _in_corners(
-    a: FlatMatrix, source: EntrySource, level: int, place: IntArray, count: int, rng: np.random.Generator
-) -> float:
-    """Squared error where clusters touch, from some rows of each corner (all, where there are few blocks)."""
+def in_corners(
+    a: Any, source: EntrySource, level: int, place: IntArray, count: int, rng: np.random.Generator,
+    entries: Callable[[Any, IntArray, IntArray], NumpyArray],
+) -> float:  # fmt: skip
+    """Squared error where clusters touch, from some rows of each corner (all, where there are few blocks).
+
+    place (nb, 2): compressed blocks of one level, of `count` in all; entries: the `entry_values` of the format.
+    """
     found = corners(a.row_tree, a.col_tree, level, place)
     each = max(1, CORNER_ROWS // max(1, count))
     counts = np.diff(found.bounds.reshape(-1, 2, 2), axis=2)[:, :, 0]  # (nb, 2) rows and columns of the corners
@@ -106,7 +112,7 @@ def _in_corners(
     col = a.col_tree.starts(level)[place[block, 1]][:, None] + found.cols[at]
     j = a.col_tree.perm[col]
     i = np.broadcast_to(a.row_tree.perm[row][:, None], j.shape)
-    error = np.abs(source.pairs(i, j) - entry_values(a, i.ravel(), j.ravel()).reshape(i.shape)) ** 2
+    error = np.abs(source.pairs(i, j) - entries(a, i.ravel(), j.ravel()).reshape(i.shape)) ** 2
     share = counts[block, 0] / np.minimum(each, counts[block, 0])
     mirrored = 2.0 if a.symmetric else 1.0
     weight = share * np.where(place[block, 0] != place[block, 1], mirrored, 1.0)

@@ -12,7 +12,6 @@ from .. import _check
 from .._inputs import (
     TreeLike,
     _kernel_trees,
-    _low_rank_factors,
     _point_sets,
     _require_above_noise,
     _require_hermitian,
@@ -24,13 +23,14 @@ from .._inputs import (
 from .._typing import Entries, Kernel, NumpyArray, RandomLike
 from ..blocks import BlockBatch, LowRankBatch
 from ..certificate import Certificate, exact
-from ..exceptions import ShapeError, StructureWarning, SymmetryError, TreeMismatchError
+from ..exceptions import StructureWarning, SymmetryError, TreeMismatchError
 from ..lowrank import ACA, TruncatedSVD
 from ..lowrank.compressor import DenseSource
 from ..partition import Admissibility, BlockPartition
 from ..sources import EntrySource, KernelSource, OperatorSource
 from ..tree import ClusterTree, as_tree_pair
 from . import build, fused
+from .exact import ExactConstructors, _trees_of, checked_leaf_factors, leaf_factors
 from .storage import FlatBlocks
 
 Progress = Callable[[float], None] | None
@@ -39,7 +39,7 @@ Progress = Callable[[float], None] | None
 ATTEMPTS = 3
 
 
-class FlatConstructors:
+class FlatConstructors(ExactConstructors):
     """Ways to build a matrix of independent blocks. All take `rtol`, relative to the norm of the whole matrix."""
 
     default_admissibility: ClassVar[Any]
@@ -255,51 +255,15 @@ class FlatConstructors:
         )  # fmt: skip
         return _finished(result, result.certificate, cap)
 
-    # --------------------------------------------------------------------------- exact constructions
-
     @classmethod
-    def from_low_rank(
-        cls, u: Any, v: Any, tree: TreeLike = None, *, symmetric: bool = False,
-        admissibility: Admissibility | None = None, partition: BlockPartition | None = None,
+    def _of_low_rank(
+        cls, left: NumpyArray, right: NumpyArray, trees: tuple[ClusterTree, ClusterTree], symmetric: bool,
+        admissibility: Admissibility | None, partition: BlockPartition | None,
     ) -> Any:  # fmt: skip
-        """U V^H for U (m, r) and V (n, r), exactly; with `symmetric`, U U^H (V must be U)."""
-        left, right = _low_rank_factors(u, v, symmetric)
-        given = tree if partition is None else _trees_of(partition, tree)
-        row_tree, col_tree = as_tree_pair(given, (left.shape[0], right.shape[0]))
-        chosen = cls._partition(row_tree, col_tree, admissibility, partition)
-        blocks = low_rank_blocks(left, left if symmetric else right, _stored(chosen, symmetric), symmetric=symmetric)
-        eps = float(np.finfo(blocks.near[-1].data.dtype).eps)
-        return _finished(cls._unchecked(blocks, row_tree, col_tree), exact(0.0, eps))
-
-    @classmethod
-    def zeros(
-        cls, tree: TreeLike, dtype: Any = np.float64, *, symmetric: bool = False,
-        admissibility: Admissibility | None = None, partition: BlockPartition | None = None,
-    ) -> Any:  # fmt: skip
-        """The zero matrix, of rank 0."""
-        given = tree if partition is None else _trees_of(partition, tree)
-        row_tree, col_tree = as_tree_pair(given, _shape_of(given))
-        kind = _check.supported_dtype(dtype)
-        left, right = np.zeros((row_tree.n, 0), dtype=kind), np.zeros((col_tree.n, 0), dtype=kind)
-        chosen = cls._partition(row_tree, col_tree, admissibility, partition)
-        factors = row_tree.to_leaves(left), col_tree.to_leaves(right)
+        chosen = cls._partition(*trees, admissibility, partition)
+        factors = leaf_factors(left, right, trees)
         blocks = _low_rank(*factors, _stored(chosen, symmetric), symmetric)
-        return _finished(cls._unchecked(blocks, row_tree, col_tree), exact(0.0, float(np.finfo(kind).eps)))
-
-    @classmethod
-    def from_diagonal(cls, d: Any, tree: TreeLike = None) -> Any:
-        """diag(d) for a vector d (n,); stored as Hermitian where d is real."""
-        values = _check.vector(d, "d")
-        if values.size == 0:
-            raise ShapeError("d is empty; a matrix needs at least one row")
-        trees = as_tree_pair(tree, (values.size, values.size))
-        return cls.zeros(trees, values.dtype, symmetric=values.dtype.kind != "c").add_diagonal(values)
-
-    @classmethod
-    def identity(cls, tree: TreeLike, dtype: Any = np.float64) -> Any:
-        """The identity matrix."""
-        trees = as_tree_pair(tree, _shape_of(tree))
-        return cls.zeros(trees, dtype, symmetric=True).add_diagonal(1.0)
+        return _finished(cls._unchecked(blocks, *trees), exact(0.0, float(np.finfo(factors[0].dtype).eps)))
 
 
 def _silent(_share: float) -> None:
@@ -307,10 +271,6 @@ def _silent(_share: float) -> None:
 
 
 _PLACEHOLDER: Certificate = exact(0.0, 1.0, "not yet checked")
-
-
-def _trees_of(partition: BlockPartition, tree: TreeLike) -> Any:
-    return (partition.row_tree, partition.col_tree) if tree is None else tree
 
 
 def _stored(partition: BlockPartition, symmetric: bool) -> BlockPartition:
@@ -325,11 +285,8 @@ def _stored(partition: BlockPartition, symmetric: bool) -> BlockPartition:
 
 def low_rank_blocks(u: Any, v: Any, partition: BlockPartition, *, symmetric: bool) -> FlatBlocks:
     """U V^H over the stored blocks of a partition, exactly; checked as `from_low_rank` does."""
-    left, right = _low_rank_factors(u, v, symmetric)
-    as_tree_pair((partition.row_tree, partition.col_tree), (left.shape[0], right.shape[0]))
-    dtype = np.result_type(left, right)
-    factors = [t.to_leaves(f.astype(dtype)) for t, f in ((partition.row_tree, left), (partition.col_tree, right))]
-    return _low_rank(factors[0], factors[1], partition, symmetric)
+    factors = checked_leaf_factors(u, v, (partition.row_tree, partition.col_tree), symmetric)
+    return _low_rank(*factors, partition, symmetric)
 
 
 def _low_rank(left: NumpyArray, right: NumpyArray, partition: BlockPartition, symmetric: bool) -> FlatBlocks:

@@ -16,13 +16,15 @@ from .._inputs import (
     _require_hermitian_toeplitz,
     _require_one_tree,
     diagonal_trees,
+    sparse_trees,
 )
 from .._typing import IntArray, NumpyArray, RandomLike
 from ..certificate import Certificate
 from ..exceptions import ShapeError
 from ..partition import Admissibility, BlockPartition
 from ..tree import as_tree_pair
-from .constructors import _PLACEHOLDER, _finished, _stored, _trees_of
+from .constructors import _PLACEHOLDER, _finished, _stored
+from .exact import _trees_of
 from .sparse import sparse_blocks
 from .truncate import truncate
 
@@ -66,13 +68,10 @@ class FlatSpecialConstructors:
         (1, np.float64(-1.0))
         """
         matrix = _checked_sparse(s)
-        tolerance, leaf_size = _check.tolerance(rtol), _check.positive_integer(leaf_size, "leaf_size")
+        tolerance = _check.tolerance(rtol)
         if symmetric:
             matrix = _hermitian_part(matrix)
-        given = tree if partition is None else _trees_of(partition, tree)
-        if given is None and matrix.shape[0] != matrix.shape[1]:
-            given = diagonal_trees(matrix.shape[0], matrix.shape[1], _depth_for(matrix.shape, leaf_size))
-        trees = as_tree_pair(given, matrix.shape, leaf_size=leaf_size)
+        trees = sparse_trees(_trees_of(partition, tree), matrix.shape, leaf_size)
         if symmetric:
             _require_one_tree(*trees)
         chosen = cls._partition(*trees, admissibility, partition)
@@ -149,17 +148,18 @@ class FlatSpecialConstructors:
         Parameters
         ----------
         other : StructuredMatrix
-            HODLR, H or HSS. A Hermitian matrix stays one where the partition is symmetric.
+            HODLR, H, HSS or H2. A Hermitian matrix stays one where the partition is symmetric.
         rtol : float, optional
             Allowed Frobenius error of the conversion, relative to the norm of `other`; default: the tolerance of
             `other`. Guaranteed.
         admissibility, partition : Admissibility, BlockPartition, optional
-            For H-matrices: which blocks are compressed; default `StrongAdmissibility(eta=2.0)`.
+            For H-matrices: which blocks are compressed; default `StrongAdmissibility(eta=2.0)`, or the blocks of an
+            H2-matrix.
 
         Notes
         -----
-        Blocks that lie inside those of `other` are cut out exactly; larger ones are put together from the leaves up.
-        Then all are recompressed. Cost O(n k^2 log n).
+        Nested bases are written out exactly. Blocks that lie inside those of `other` are cut out exactly; larger ones
+        are put together from the leaves up. Then all are recompressed. Cost O(n k^2 log n).
 
         Examples
         --------
@@ -175,13 +175,20 @@ class FlatSpecialConstructors:
         return to_flat(cls, other, rtol=rtol, admissibility=admissibility, partition=partition)
 
 
-def sparse_update(a: Any, s: Any, stored: BlockPartition, *, symmetric: bool) -> Any:
-    """A sparse matrix over the stored blocks of the partition of `a`, without recompression or warnings."""
+# of an update that is only there to be added
+EXACT = Certificate(0.0, 0.0, 0.0, 1.0, "exact by construction")
+
+
+def checked_update(a: Any, s: Any, *, symmetric: bool) -> Any:
+    """The sparse matrix that is to be added to `a`, checked."""
     matrix = _checked_sparse(s)
     if matrix.shape != a.shape:
         raise ShapeError(f"s must have the shape of A, {a.shape}, but its shape is {matrix.shape}")
-    if symmetric:
-        matrix = _hermitian_part(matrix)
+    return _hermitian_part(matrix) if symmetric else matrix
+
+
+def sparse_update(a: Any, s: Any, stored: BlockPartition, *, symmetric: bool) -> Any:
+    """A sparse matrix over the stored blocks of the partition of `a`, without recompression or warnings."""
+    matrix = checked_update(a, s, symmetric=symmetric)
     blocks = sparse_blocks(matrix.tocoo(), stored, half=symmetric)
-    certificate = Certificate(0.0, 0.0, 0.0, 1.0, "exact by construction")
-    return type(a)(blocks, a.row_tree, a.col_tree, certificate)
+    return type(a)(blocks, a.row_tree, a.col_tree, EXACT)

@@ -76,12 +76,6 @@ def compress(batches: list[LowRankBatch], allowed: float) -> tuple[tuple[LowRank
     return cut, float(np.sqrt(error))
 
 
-def singular_factors(batch: LowRankBatch) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
-    """Orthonormal P (nb, p, r), singular values (nb, r) and orthonormal Q (nb, q, r) of each block P diag(s) Q^H."""
-    s = _spectrum(batch, half=False)
-    return dense.matmul(s.left, s.u), s.values, dense.matmul(s.right, adjoint(s.v))
-
-
 def _weighted(squares: NumpyArray, rows: IntArray, cols: IntArray, half: bool) -> float:
     return float((squares * np.where((rows != cols) & half, 2.0, 1.0)).sum())
 

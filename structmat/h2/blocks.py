@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .._backend import adjoint, conj
+from .._backend import adjoint, conj, like, namespace
 from .._typing import Array, IntArray, NumpyArray
 from ..blocks import BlockBatch, RaggedBasis, RaggedBatch
 
@@ -97,8 +97,9 @@ def _inside(b: RaggedBatch) -> tuple[IntArray, IntArray, IntArray]:
 def turned(b: RaggedBatch) -> RaggedBatch:
     """The conjugate transposes of the blocks, at the mirrored places."""
     block, i, j = _inside(b)
-    data = np.empty_like(b.data)
-    data[b.starts[block] + j * b.heights[block] + i] = conj(b.data)
+    source = np.empty(len(block), dtype=np.int64)
+    source[b.starts[block] + j * b.heights[block] + i] = np.arange(len(block))
+    data = namespace(b.data).take(conj(b.data), like(source, b.data), axis=0) if len(block) else b.data
     return RaggedBatch(data, b.cols, b.rows, b.widths, b.heights)
 
 

@@ -12,6 +12,8 @@ from .._inputs import (
     TreeLike,
     _kernel_trees,
     _point_sets,
+    _require_above_noise,
+    _require_hermitian,
     _require_hermitian_entries,
     _require_one_tree,
     _shape_of,
@@ -24,9 +26,9 @@ from ..flat import build as flat_build
 from ..flat import fused
 from ..flat.constructors import Progress, _silent, _stored, _trees_of
 from ..partition import Admissibility, BlockPartition, StrongAdmissibility
-from ..sources import EntrySource, KernelSource
+from ..sources import EntrySource, KernelSource, OperatorSource
 from ..tree import ClusterTree, as_tree_pair
-from . import interpolative
+from . import dense, interpolative
 from .partitions import for_nested_bases
 
 # attempts with tighter tolerances of the nodes, or more samples, before the tolerance is declared out of reach
@@ -47,6 +49,97 @@ class H2Constructors:
             raise TypeError("give admissibility or partition, not both")
         partition.require_cover()
         return for_nested_bases(partition)
+
+    @classmethod
+    def from_dense(
+        cls, a: Any, tree: TreeLike = None, *, rtol: float = 1e-8, atol: float = 0.0, max_rank: int | None = None,
+        symmetric: bool = False, admissibility: Admissibility | None = None, partition: BlockPartition | None = None,
+    ) -> Any:  # fmt: skip
+        """Compress a dense array.
+
+        Parameters
+        ----------
+        a : (m, n) array_like
+            Finite; float32, float64, complex64 or complex128 (integers become float64).
+        tree : ClusterTree or pair of them, optional
+            Default: balanced, leaves of at most 64 indices.
+        rtol, atol : float
+            Allowed Frobenius error, relative to the norm of `a` or absolute; the larger one counts. Guaranteed.
+        max_rank : int, optional
+            No rank exceeds this; an `AccuracyWarning` says so where the tolerance then is not met.
+        symmetric : bool
+            `a` is Hermitian (checked): one basis and half of the blocks are stored.
+        admissibility, partition : Admissibility, BlockPartition, optional
+            Which blocks are compressed; default `StrongAdmissibility(eta=2.0)`.
+
+        Notes
+        -----
+        Truncated singular value decompositions of what each basis has to serve. Cost O(n^2 k) time and O(n^2) memory.
+
+        Examples
+        --------
+        >>> import numpy as np, structmat as sm
+        >>> x = np.linspace(0, 1, 600)
+        >>> A = sm.H2Matrix.from_dense(1 / (1 + abs(x[:, None] - x)), rtol=1e-8, symmetric=True)
+        >>> A.certificate.met, A.max_rank < 10
+        (True, True)
+        """
+        array = _check.matrix(a, "a")
+        trees = as_tree_pair(tree if partition is None else _trees_of(partition, tree), array.shape)
+        tolerance, cap = _tolerances(rtol, atol, max_rank)
+        if symmetric:
+            _require_hermitian(array, *trees)
+        chosen = cls._partition(trees, admissibility, partition)
+        size = float(np.linalg.norm(array))
+        rounding = 32 * float(np.finfo(array.dtype).eps)  # of the decompositions: what is cut leaves room for it
+        asked = max(tolerance, atol / size if size > 0 else 0.0, 2 * rounding)
+        blocks, error = dense.compress(
+            array, chosen, _stored(chosen, symmetric), allowed=(asked - rounding) * size, max_rank=cap,
+            symmetric=symmetric,
+        )  # fmt: skip
+        bound = error / size + rounding if size > 0 else rounding
+        certificate = Certificate(asked, bound, bound, 1.0, "guaranteed by truncation", entries=array.size)
+        make: Any = cls
+        return finished(make(blocks, *trees, certificate), certificate, cap)
+
+    @classmethod
+    def from_structured(
+        cls, other: Any, *, rtol: float | None = None, admissibility: Admissibility | None = None,
+        partition: BlockPartition | None = None,
+    ) -> Any:  # fmt: skip
+        """Convert a matrix of any format, on its trees.
+
+        Parameters
+        ----------
+        other : StructuredMatrix
+            HSS, HODLR, H or H2. A Hermitian matrix stays one where the partition is symmetric.
+        rtol : float, optional
+            Allowed Frobenius error of the conversion, relative to the norm of `other`; default: the tolerance of
+            `other`. Guaranteed. HSS over its own blocks is taken over as it is, unless `rtol` is given.
+        admissibility, partition : Admissibility, BlockPartition, optional
+            Which blocks are compressed; default: those of `other`.
+
+        Notes
+        -----
+        Nested bases from the leaves up, of block rows that are kept by their factors: O(n k^2 log n) with the ranks k
+        of all blocks of a row together. Blocks of another partition are cut or put together first.
+
+        References
+        ----------
+        W. Hackbusch, S. Boerm, "Data-sparse approximation by adaptive H2-matrices", Computing 69 (2002) 1-35.
+
+        Examples
+        --------
+        >>> import numpy as np, structmat as sm
+        >>> points = np.random.default_rng(0).random((800, 2))
+        >>> H = sm.HMatrix.from_kernel(sm.kernelfunctions.Laplace(dim=2), points, rtol=1e-6, symmetric=True)
+        >>> A = sm.H2Matrix.from_structured(H)
+        >>> bool(np.allclose(A @ points, H @ points, rtol=1e-5)), A.certificate.met, A.nbytes < H.nbytes
+        (True, True, True)
+        """
+        from ..convert import to_h2
+
+        return to_h2(cls, other, rtol=rtol, admissibility=admissibility, partition=partition)
 
     @classmethod
     def from_entries(
@@ -138,6 +231,85 @@ class H2Constructors:
             one_set = column_points is None and trees[0] == trees[1] and chosen.is_symmetric
             symmetric = one_set and bool(getattr(kernel, "symmetric", False))
         return _from_source(cls, source, chosen, rtol, atol, max_rank, symmetric, rng, progress, on_the_fly=on_the_fly)
+
+    @classmethod
+    def from_operator(
+        cls, op: Any, tree: TreeLike = None, *, rtol: float = 1e-8, max_rank: int | None = None,
+        symmetric: bool = False, noise: float = 0.0, leaf_size: int = 64, max_probes: int | None = None,
+        entries: Entries | None = None, admissibility: Admissibility | None = None,
+        partition: BlockPartition | None = None, rng: RandomLike = 0, progress: Progress = None,
+    ) -> Any:  # fmt: skip
+        """Compress a matrix known by its products, and perhaps by its entries, by sketching from the leaves up.
+
+        Parameters
+        ----------
+        op : object
+            With `shape` and `matmat`/`rmatmat` or `matvec`/`rmatvec` (a SciPy LinearOperator, a PyLops operator, ..).
+        tree : ClusterTree or pair of them, optional
+            Default: balanced, leaves of at most `leaf_size`.
+        rtol, max_rank
+            As in `from_entries`; the error is estimated from 10 independent probes, see `certificate`.
+        symmetric : bool
+            The operator is Hermitian (tested on the probes): only products with A are used, half as many.
+        noise : float
+            Relative error of the products, where known; a tolerance below 5 times it is refused.
+        max_probes : int, optional
+            Never use more products than this, with A and with its adjoint together, for building.
+        entries : callable, optional
+            `entries(i, j) -> (len(i), len(j))` array of the same matrix: an order of magnitude fewer products then do.
+        admissibility, partition, rng, progress
+            As in `from_entries`.
+
+        Raises
+        ------
+        TooFewSamplesError
+            When `max_probes` products do not suffice; the message says where, and how many more it takes.
+        ValueError
+            When `entries` and `op` are not of one matrix.
+
+        Notes
+        -----
+        The same samples serve all levels: their number does not grow with the size of the matrix. With entries it is a
+        half more than the largest rank. From products alone a node's dense neighbours have to be told from its far
+        field, which takes a quarter more than the columns of all of them: small leaves, about twice the ranks, need
+        the fewest. Where the matrix has fewer columns than that, and at most 8192, these are what the operator is
+        applied to. Work O(n s^2) for s samples, with entries O(n k s), besides the products.
+
+        References
+        ----------
+        W. H. Boukaram, Y. Liu, P. Ghysels, X. S. Li, arXiv 2506.16759 (with entries); J. Levitt, P.-G. Martinsson,
+        arXiv 2205.02990, and A. Yesypenko, P.-G. Martinsson, arXiv 2311.01451 (products only).
+
+        Examples
+        --------
+        >>> import numpy as np, scipy.sparse.linalg as spla, structmat as sm
+        >>> x = np.linspace(0, 1, 1000)
+        >>> G = 1 / (0.001 + np.abs(x[:, None] - x))
+        >>> op = spla.aslinearoperator(G)
+        >>> A = sm.H2Matrix.from_operator(op, leaf_size=32, rtol=1e-6, symmetric=True)
+        >>> A.certificate.met, A.certificate.products < 200
+        (True, True)
+        >>> B = sm.H2Matrix.from_operator(op, leaf_size=32, symmetric=True, entries=lambda i, j: G[np.ix_(i, j)])
+        >>> B.certificate.met, B.certificate.products < 60
+        (True, True)
+        """
+        from .from_products import from_operator
+
+        source = OperatorSource(op, symmetric=symmetric)
+        given = tree if partition is None else _trees_of(partition, tree)
+        trees = as_tree_pair(given, source.shape, leaf_size=leaf_size)
+        chosen = cls._partition(trees, admissibility, partition)
+        tolerance, cap = _tolerances(rtol, 0.0, max_rank)
+        _require_above_noise(tolerance, noise)
+        limit = None if max_probes is None else _check.positive_integer(max_probes, "max_probes")
+        if symmetric:
+            _stored(chosen, symmetric)  # refuses partitions that are not
+        known = None if entries is None else EntrySource(entries, source.shape, source.dtype)
+        result = from_operator(
+            cls, source, chosen, entries=known, rtol=tolerance, max_rank=cap, symmetric=symmetric, noise=noise,
+            max_probes=limit, rng=_check.generator(rng), progress=progress or _silent,
+        )  # fmt: skip
+        return finished(result, result.certificate, cap)
 
 
 def _from_source(

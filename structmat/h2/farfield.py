@@ -3,7 +3,7 @@
 The basis of a node serves its own admissible partners and those of all its ancestors. From each partner some points are
 taken, spread evenly over its stretch of the tree's order, which is spread evenly in space; from those of the ancestors
 ever fewer, as they are ever farther away. Each sample stands for the points nearest to it, so that the weighted samples
-have the Frobenius norm of the whole far field.
+have the Frobenius norm of the whole far field. Partners that touch are left to `touching`.
 
 Reference: D. Cai, H. Huang, E. Chow, Y. Xi, "Data-driven construction of hierarchical matrices with nested bases", SIAM
 J. Sci. Comput. 46 (2024) S24-S50. Departure: samples come from the order of the tree, not from a farthest-point search.
@@ -47,7 +47,7 @@ def far_samples(other: ClusterTree, far: list[IntArray], per_node: int) -> list[
     result: list[Samples] = []
     for level, pairs in enumerate(far):
         own = _of_partners(other, level, pairs, per_node)
-        result.append(_joined(own, _thinned(result[-1]), level) if level else own)
+        result.append(joined(own, _thinned(result[-1]), level) if level else own)
     return result
 
 
@@ -84,7 +84,8 @@ def _thinned(parents: Samples) -> Samples:
     return Samples(parents.positions[picked], np.concatenate(weights)[arranged], pointers)
 
 
-def _joined(first: Samples, second: Samples, level: int) -> Samples:
+def joined(first: Samples, second: Samples, level: int) -> Samples:
+    """The samples of both for each node of a level."""
     counts = [np.diff(s.pointers) for s in (first, second)]
     node = np.concatenate([np.repeat(np.arange(1 << level), c) for c in counts])
     order = np.argsort(node, kind="stable")

@@ -21,10 +21,12 @@ from .._typing import IntArray, NumpyArray
 from ..blocks import BlockBatch, RaggedBasis, RaggedBatch
 from ..engine import cpu_kernels, cpu_skeleton
 from ..flat.fused import CompiledSource
+from ..hss.sampling import SamplingRule
 from ..nested import NestedStorage
 from ..partition import BlockPartition
 from ..sources import EntrySource
 from .farfield import Samples, far_samples
+from .touching import divided, with_touching
 
 # bytes of samples held at a time by sources without a compiled form
 CHUNK_BYTES = 1 << 24
@@ -38,11 +40,14 @@ class Rule:
     ----------
     per_node : int
         How many samples of its own partners a node takes, about.
+    touching : SamplingRule
+        How densely partners that touch are sampled.
     share : float
         Of the tolerance, for the truncation: an interpolation from skeletons amplifies it by a modest factor.
     """
 
     per_node: int
+    touching: SamplingRule
     share: float = 0.5
 
     @classmethod
@@ -51,12 +56,13 @@ class Rule:
         digits = max(1.0, -np.log10(min(rtol, 0.1)))
         # ranks grow with digits**(dim - 1) where the kernel is smooth, with a higher power where it is not
         per_node = 8.0 * digits if dim == 1 else 4.0 * digits**2 if dim == 2 else 28.0 * digits**2
-        return cls(int(np.clip(per_node, 32, 4096)))
+        return cls(int(np.clip(per_node, 32, 4096)), SamplingRule.for_tolerance(rtol))
 
     def finer(self, excess: float, *, starved: bool) -> Rule:
         """The rule to try where the error was `excess` times what was asked."""
         more = 4 if starved or excess > 3.0 else 2
-        return Rule(more * self.per_node, self.share * float(np.clip(0.9 / excess, 0.2, 0.8)))
+        share = self.share * float(np.clip(0.9 / excess, 0.2, 0.8))
+        return Rule(more * self.per_node, self.touching.finer(), share)
 
 
 @dataclass(frozen=True)
@@ -86,33 +92,41 @@ class Side:
     def _bounds(self, level: int) -> IntArray:
         return np.append(self.tree.starts(level), self.tree.n)
 
+    def candidates(self, level: int) -> Skeletons:
+        """What the skeletons of a level are chosen from: the points of a leaf, or the skeletons of the children."""
+        below = self.skeletons[level + 1]
+        return Skeletons(below.positions, below.pointers if level == self.tree.depth else below.pointers[::2])
+
     def compress(self, level: int, samples: Samples, tails: NumpyArray, max_rank: int | None) -> None:
         """Choose the skeletons of one level, and how its other candidates are interpolated from them."""
-        below = self.skeletons[level + 1]
-        leaves = level == self.tree.depth
-        rows = Skeletons(below.positions, below.pointers if leaves else below.pointers[::2])
+        rows = self.candidates(level)
         counts = np.diff(rows.pointers)
         widths = np.diff(samples.pointers)
         caps = np.minimum(counts, widths if max_rank is None else np.minimum(widths, max_rank))
         # a skeleton row stands for many rows of the node
         tails = tails * np.sqrt(np.maximum(counts, 1) / self.tree.sizes(level))
         found = self._factored(rows, samples, tails, caps)
-        heights = np.full(len(counts), self.tree.leaf_size) if leaves else counts
-        self._interpolate(found, rows, caps, heights)
+        self.keep(level, rows, found, caps)
+        # a node that needs almost all of its samples may need more than there are
         ranks = found.ranks
+        enough = (ranks + 4 < 0.7 * widths) | (ranks >= counts) | (widths >= self.other.n)
+        self.starved |= bool(((ranks > 0) & ~enough & (caps == np.minimum(counts, widths))).any())
+
+    def keep(self, level: int, rows: Skeletons, found: Factored, caps: IntArray) -> None:
+        """Add a level: its skeletons, and the interpolation of its other candidates."""
+        counts, ranks = np.diff(rows.pointers), found.ranks
+        leaves = level == self.tree.depth
+        self._interpolate(found, rows, caps, np.full(len(counts), self.tree.leaf_size) if leaves else counts)
         node = np.repeat(np.arange(len(ranks)), ranks)
         place = np.arange(len(node)) - np.repeat(np.cumsum(ranks) - ranks, ranks)
         chosen = rows.pointers[node] + found.order[rows.pointers[node] + place]
         self.skeletons[level] = Skeletons(rows.positions[chosen], np.append(0, np.cumsum(ranks)))
         self.ranks.append(ranks)
-        # a node that needs almost all of its samples may need more than there are
-        enough = (ranks + 4 < 0.7 * widths) | (ranks >= counts) | (widths >= self.other.n)
-        self.starved |= bool(((ranks > 0) & ~enough & (caps == np.minimum(counts, widths))).any())
 
-    def _factored(self, rows: Skeletons, samples: Samples, tails: NumpyArray, caps: IntArray) -> _Factored:
+    def _factored(self, rows: Skeletons, samples: Samples, tails: NumpyArray, caps: IntArray) -> Factored:
         nodes, counts = len(caps), np.diff(rows.pointers)
         factor_pointers = np.append(0, np.cumsum(counts * caps))
-        found = _Factored(
+        found = Factored(
             np.zeros(nodes, dtype=np.int64), np.zeros(nodes), np.empty(rows.pointers[-1], dtype=np.int64),
             np.empty(factor_pointers[-1], dtype=self.source.dtype), factor_pointers,
         )  # fmt: skip
@@ -144,9 +158,9 @@ class Side:
 
     def _blocks(self, rows: Skeletons, samples: Samples, first: int, last: int) -> NumpyArray:
         """The weighted samples of some nodes, (last - first, candidates, samples)."""
-        mine = _padded(self.tree.perm[rows.positions], rows.pointers, first, last)
-        far = _padded(self.other.perm[samples.positions], samples.pointers, first, last)
-        weights = _padded(samples.weights, samples.pointers, first, last, fill=0.0)
+        mine = padded_lists(self.tree.perm[rows.positions], rows.pointers, first, last)
+        far = padded_lists(self.other.perm[samples.positions], samples.pointers, first, last)
+        weights = padded_lists(samples.weights, samples.pointers, first, last, fill=0.0)
         block = self.between(mine, far)
         block *= weights[:, None, :]
         return block
@@ -158,7 +172,7 @@ class Side:
         block = self.source.blocks(other, mine, turned=True)
         return block.conj() if block.dtype.kind == "c" else block
 
-    def _interpolate(self, found: _Factored, rows: Skeletons, caps: IntArray, heights: IntArray) -> None:
+    def _interpolate(self, found: Factored, rows: Skeletons, caps: IntArray, heights: IntArray) -> None:
         counts, ranks = np.diff(rows.pointers), found.ranks
         sizes = ranks * (heights - ranks)
         pointers = np.append(0, np.cumsum(sizes))
@@ -188,7 +202,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class _Factored:
+class Factored:
     """Row-pivoted factors of the samples of all nodes of a level."""
 
     ranks: IntArray
@@ -198,11 +212,15 @@ class _Factored:
     factor_pointers: IntArray
 
 
-def _padded(values: Any, pointers: IntArray, first: int, last: int, fill: Any = -1) -> NumpyArray:
-    counts = np.diff(pointers[first : last + 1])
-    out = np.full((last - first, int(counts.max(initial=0))), fill, dtype=values.dtype)
+def padded_lists(
+    values: Any, pointers: IntArray, first: int = 0, last: int | None = None, fill: Any = -1
+) -> NumpyArray:
+    """The values of the nodes first .. last - 1 (default: all) as rows of one array, filled up at their ends."""
+    stop = len(pointers) - 1 if last is None else last
+    counts = np.diff(pointers[first : stop + 1])
+    out = np.full((stop - first, int(counts.max(initial=0))), fill, dtype=values.dtype)
     inside = np.arange(out.shape[1]) < counts[:, None]
-    out[inside] = values[pointers[first] : pointers[last]]
+    out[inside] = values[pointers[first] : pointers[stop]]
     return out
 
 
@@ -215,7 +233,10 @@ def build(
     one_basis = symmetric or (compiled is not None and compiled.mirrored)
     sides = [Side(source, compiled, partition, adjointly=turn) for turn in ((False,) if one_basis else (False, True))]
     for side in sides:
-        samples = far_samples(side.other, list(side.partition.far), rule.per_node)
+        apart, touching = divided(side.tree, side.other, list(side.partition.far))
+        samples = far_samples(side.other, apart, rule.per_node)
+        if any(len(pairs) for pairs in touching):
+            samples = with_touching(samples, side.tree, side.other, touching, rule.touching)
         shares = tail_shares(side.partition)
         for level in range(depth, 0, -1):
             tails = rule.share * allowed * np.sqrt(0.5 * shares[level])
@@ -327,7 +348,7 @@ def _fill_couplings(
         parallel_tasks(work, -(-count // step))
         source.evaluated += len(batch.data)
         return
-    left, right = (_padded(s.tree.perm[k.positions], k.pointers, 0, len(k.pointers) - 1)
+    left, right = (padded_lists(s.tree.perm[k.positions], k.pointers, 0, len(k.pointers) - 1)
                    for s, k in ((rows, mine), (cols, other)))  # fmt: skip
     size = left.shape[1] * right.shape[1] * source.dtype.itemsize
     step = max(1, CHUNK_BYTES // max(1, size))

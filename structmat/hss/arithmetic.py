@@ -161,21 +161,21 @@ def hadamard(a: Generators, b: Generators, *, allowed: float) -> Generators:
     if a.depth == 0:
         return Generators(diagonal, a.row_basis, a.col_basis, (), symmetric)
     tail = allowed / np.sqrt(2.0 * a.depth)
-    rows, row_maps = _kronecker_basis(a.row_basis, b.row_basis, _weights(a), _weights(b), tail)
+    rows, row_maps = kronecker_basis(a.row_basis, b.row_basis, _weights(a), _weights(b), tail)
     if symmetric:
         cols, col_maps = rows, row_maps
     else:
-        cols, col_maps = _kronecker_basis(a.col_basis, b.col_basis, _weights(a.adjoint()), _weights(b.adjoint()), tail)
+        cols, col_maps = kronecker_basis(a.col_basis, b.col_basis, _weights(a.adjoint()), _weights(b.adjoint()), tail)
     couplings = []
     for level in range(1, a.depth + 1):
         left, right = row_maps[level - 1], col_maps[level - 1]
         mine, sibling = (left[::2], right[1::2]) if symmetric else (left, swap_siblings(right))
-        middle = _apply_kronecker(mine, a.couplings[level - 1], b.couplings[level - 1])
+        middle = apply_kronecker(mine, a.couplings[level - 1], b.couplings[level - 1])
         couplings.append(matmul(middle, adjoint(sibling)))
     return Generators(diagonal, rows, cols, tuple(couplings), symmetric)
 
 
-def _apply_kronecker(t: NumpyArray, a: NumpyArray, b: NumpyArray) -> NumpyArray:
+def apply_kronecker(t: NumpyArray, a: NumpyArray, b: NumpyArray) -> NumpyArray:
     """T (nb, r, i j) times the Kronecker products of a (nb, i, k) and b (nb, j, l): (nb, r, k l)."""
     nb, r, _ = t.shape
     i, k = a.shape[1:]
@@ -185,7 +185,7 @@ def _apply_kronecker(t: NumpyArray, a: NumpyArray, b: NumpyArray) -> NumpyArray:
     return np.ascontiguousarray(second.swapaxes(2, 3)).reshape(nb, r, k * m)
 
 
-def _kronecker_basis(
+def kronecker_basis(
     u: NestedBasis, x: NestedBasis, z: list[NumpyArray], w: list[NumpyArray], tail: float
 ) -> tuple[NestedBasis, list[NumpyArray]]:
     """The truncated basis and, for each level, its coefficients of the full Kronecker basis, (2**l, r, k_u k_x)."""
@@ -196,8 +196,8 @@ def _kronecker_basis(
             full = _row_kronecker(u[level], x[level])
             weighted = _row_kronecker(matmul(u[level], z[level - 1]), matmul(x[level], w[level - 1]))
         else:
-            full = pairs(_apply_kronecker(maps[-1], halves(u[level]), halves(x[level])))
-            weighted = _apply_kronecker(full, z[level - 1], w[level - 1])
+            full = pairs(apply_kronecker(maps[-1], halves(u[level]), halves(x[level])))
+            weighted = apply_kronecker(full, z[level - 1], w[level - 1])
         basis, rank, _left = truncated_range(weighted, np.full(2**level, tail / np.sqrt(2.0**level)))
         arrays.append(basis)
         ranks.append(rank)

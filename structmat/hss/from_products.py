@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import parallel_ranges, parallel_tasks, real_dtype
+from .._backend import parallel_ranges
 from .._inputs import _require_hermitian_products
 from .._typing import NumpyArray
 from ..certificate import Certificate
 from ..certify import CONFIDENCE, by_probes, probe_factor
 from ..exceptions import SymmetryError, TooFewSamplesError
-from ..sources import OperatorSource
+from ..sources import OperatorSource, gaussian_probes
 from ..tree import ClusterTree
 from .generators import Generators
 from .sketched import (
@@ -28,7 +28,6 @@ from .sketched import (
 )
 
 CHECK_PROBES = 10
-STREAMS = 32  # of random numbers: pieces for the threads to take
 # up to this size a matrix that probes cannot resolve is built from all its columns
 BY_COLUMNS = 8192
 ROUNDS = 4
@@ -50,24 +49,8 @@ class _Recorder:
         self.parts: list[Samples] = []  # as drawn
 
     def gaussian(self, rows: int, count: int) -> NumpyArray:
-        """Independent standard normal numbers; the same for any number of threads.
-
-        They are drawn in single precision, which is faster and as good: they need only be generic.
-        """
-        parts = 2 if self.source.dtype.kind == "c" else 1
-        x = np.empty((rows, count * parts), dtype=real_dtype(self.source.dtype))
-        cuts = [rows * k // STREAMS for k in range(STREAMS + 1)]
-        streams = self.rng.spawn(STREAMS)
-
-        def fill(k: int) -> None:
-            part = x[cuts[k] : cuts[k + 1]]
-            part[...] = streams[k].standard_normal(part.shape, dtype=np.float32)
-
-        parallel_tasks(fill, STREAMS)
-        if parts == 1:
-            return x
-        x *= np.sqrt(0.5)
-        return x.view(self.source.dtype)
+        """Independent standard normal numbers."""
+        return gaussian_probes(rows, count, self.source.dtype, self.rng)
 
     def draw(self, count: int) -> Samples:
         """`count` new samples as (leaves, size, count) blocks, kept for later rounds."""

@@ -13,6 +13,7 @@ one: such lines are taken out first and kept as a low-rank matrix. Cost O(nnz + 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,24 +32,25 @@ SHORTEST_LINE = 16
 
 
 @dataclass(frozen=True)
-class _Entries:
+class Entries:
     """The nonzeros, each place once, at sorted positions."""
 
     rows: IntArray  # (nnz,)
     cols: IntArray  # (nnz,)
     values: NumpyArray  # (nnz,)
 
-    def where(self, mask: NumpyArray) -> _Entries:
-        return _Entries(self.rows[mask], self.cols[mask], self.values[mask])
+    def where(self, mask: NumpyArray) -> Entries:
+        """Some of the nonzeros."""
+        return Entries(self.rows[mask], self.cols[mask], self.values[mask])
 
 
-class _Side:
+class UnitVectors:
     """For each level the unit vectors of one side: their positions, and the place of each in its node."""
 
     def __init__(self, tree: ClusterTree, positions: IntArray, levels: IntArray) -> None:
         """`levels`: for the nonzero at each of `positions` the level on which its row and column part."""
         self.tree = tree
-        self.leaf = _leaves(tree)
+        self.leaf = leaf_of_positions(tree)
         first = np.full(tree.n, tree.depth + 1)  # the highest level on which each position counts
         np.minimum.at(first, positions, levels)
         active = np.flatnonzero(first <= tree.depth)
@@ -66,6 +68,7 @@ class _Side:
             lists.reverse()
 
     def width(self, level: int) -> int:
+        """The largest number of unit vectors of a node of the level."""
         return int(self.counts[level - 1].max(initial=0))
 
     def numbers(self) -> int:
@@ -97,40 +100,37 @@ class _Side:
         return NestedBasis(tuple(arrays), tuple(self.counts))
 
 
-def _leaves(tree: ClusterTree) -> IntArray:
+def leaf_of_positions(tree: ClusterTree) -> IntArray:
     """The leaf of each sorted position, (n,)."""
     return np.repeat(np.arange(tree.leaf_count), tree.sizes(tree.depth))
 
 
-def _parting_levels(entries: _Entries, row_tree: ClusterTree, col_tree: ClusterTree) -> IntArray:
+def _parting_levels(entries: Entries, row_tree: ClusterTree, col_tree: ClusterTree) -> IntArray:
     """For each nonzero the level on which its row and column are in siblings; depth + 1 in a leaf."""
-    apart = _leaves(row_tree)[entries.rows] ^ _leaves(col_tree)[entries.cols]
+    apart = leaf_of_positions(row_tree)[entries.rows] ^ leaf_of_positions(col_tree)[entries.cols]
     return row_tree.depth + 1 - np.frexp(apart.astype(np.float64))[1].astype(np.int64)  # frexp: the bit length
 
 
 def build(s: Any, row_tree: ClusterTree, col_tree: ClusterTree, *, symmetric: bool) -> Generators:
     """The generators of a sparse matrix in coordinate form (duplicates summed), without truncation."""
-    entries = _Entries(row_tree.inverse_perm[s.row], col_tree.inverse_perm[s.col], s.data)
-    long_rows, long_cols = _long_lines(entries, row_tree, col_tree, symmetric)
-    kept, lines = _split(entries, long_rows, long_cols, symmetric)
+    entries = Entries(row_tree.inverse_perm[s.row], col_tree.inverse_perm[s.col], s.data)
+    lines, kept = taken_out(entries, row_tree, col_tree, symmetric, _parting_levels)
     g = _unit_generators(kept, row_tree, col_tree, symmetric)
-    if len(long_rows) + len(long_cols) == 0:
-        return g
-    return arithmetic.add(g, _line_generators(lines, long_rows, long_cols, row_tree, col_tree, symmetric))
+    return g if lines is None else arithmetic.add(g, _line_generators(*lines, symmetric))
 
 
 def unit_numbers(s: Any, row_tree: ClusterTree, col_tree: ClusterTree) -> int:
     """How many numbers the bases of unit vectors take: a measure of how well the trees suit the matrix."""
-    entries = _Entries(row_tree.inverse_perm[s.row], col_tree.inverse_perm[s.col], s.data)
+    entries = Entries(row_tree.inverse_perm[s.row], col_tree.inverse_perm[s.col], s.data)
     levels = _parting_levels(entries, row_tree, col_tree)
-    return _Side(row_tree, entries.rows, levels).numbers() + _Side(col_tree, entries.cols, levels).numbers()
+    return UnitVectors(row_tree, entries.rows, levels).numbers() + UnitVectors(col_tree, entries.cols, levels).numbers()
 
 
-def _unit_generators(entries: _Entries, row_tree: ClusterTree, col_tree: ClusterTree, symmetric: bool) -> Generators:
+def _unit_generators(entries: Entries, row_tree: ClusterTree, col_tree: ClusterTree, symmetric: bool) -> Generators:
     depth, dtype = row_tree.depth, entries.values.dtype
     levels = _parting_levels(entries, row_tree, col_tree)
-    rows = _Side(row_tree, entries.rows, levels)
-    cols = rows if symmetric else _Side(col_tree, entries.cols, levels)
+    rows = UnitVectors(row_tree, entries.rows, levels)
+    cols = rows if symmetric else UnitVectors(col_tree, entries.cols, levels)
     couplings = []
     for level in range(1, depth + 1):
         here = entries.where(levels == level)
@@ -154,35 +154,46 @@ def _unit_generators(entries: _Entries, row_tree: ClusterTree, col_tree: Cluster
 # ------------------------------------------------------------------------------------ long lines
 
 
-def _long_lines(
-    entries: _Entries, row_tree: ClusterTree, col_tree: ClusterTree, symmetric: bool
-) -> tuple[IntArray, IntArray]:
-    """The rows and columns to take out: those longer than the bound that makes for the fewest numbers."""
+# for each nonzero the level of its low-rank block, depth + 1 in a dense one
+LevelsOf = Callable[[Entries, ClusterTree, ClusterTree], IntArray]
+
+
+def taken_out(
+    entries: Entries, row_tree: ClusterTree, col_tree: ClusterTree, symmetric: bool, levels_of: LevelsOf
+) -> tuple[tuple[NumpyArray, NumpyArray] | None, Entries]:
+    """The long lines as factors (leaves, size, r) of a low-rank matrix U V^H, or None, and the other nonzeros.
+
+    Those longer than the bound that makes for the fewest numbers. In a Hermitian matrix V is U with the two halves of
+    its columns exchanged.
+    """
     none = np.zeros(0, dtype=np.int64)
-    best, best_cost = (none, none), _cost(entries, row_tree, col_tree, symmetric, none, none)
+    best, best_cost = (none, none), _cost(entries, row_tree, col_tree, symmetric, none, none, levels_of)
     if best_cost == 0:
-        return best
+        return None, entries
     row_lengths = np.bincount(entries.rows, minlength=row_tree.n)
     col_lengths = np.bincount(entries.cols, minlength=col_tree.n)
     bound = int(max(row_lengths.max(), col_lengths.max())) // 2
     while bound >= SHORTEST_LINE:
         rows = np.flatnonzero(row_lengths > bound)
         cols = rows if symmetric else np.flatnonzero(col_lengths > bound)
-        cost = _cost(entries, row_tree, col_tree, symmetric, rows, cols)
+        cost = _cost(entries, row_tree, col_tree, symmetric, rows, cols, levels_of)
         if cost < best_cost:
             best, best_cost = (rows, cols), cost
         bound //= 4
-    return best
+    if len(best[0]) + len(best[1]) == 0:
+        return None, entries
+    kept, lines = _split(entries, *best, symmetric)
+    return _line_factors(lines, *best, row_tree, col_tree), kept
 
 
 def _cost(
-    entries: _Entries, row_tree: ClusterTree, col_tree: ClusterTree, symmetric: bool, long_rows: IntArray,
-    long_cols: IntArray,
+    entries: Entries, row_tree: ClusterTree, col_tree: ClusterTree, symmetric: bool, long_rows: IntArray,
+    long_cols: IntArray, levels_of: LevelsOf,
 ) -> int:  # fmt: skip
     """How many numbers the generators take; 0 where unit vectors alone make narrow bases."""
     kept, _ = _split(entries, long_rows, long_cols, symmetric)
-    levels = _parting_levels(kept, row_tree, col_tree)
-    sides = (_Side(row_tree, kept.rows, levels), _Side(col_tree, kept.cols, levels))
+    levels = levels_of(kept, row_tree, col_tree)
+    sides = (UnitVectors(row_tree, kept.rows, levels), UnitVectors(col_tree, kept.cols, levels))
     added = len(long_rows) + len(long_cols)
     if added == 0 and all(side.width(level) <= WIDE for side in sides for level in range(1, row_tree.depth + 1)):
         return 0
@@ -191,8 +202,8 @@ def _cost(
 
 
 def _split(
-    entries: _Entries, long_rows: IntArray, long_cols: IntArray, symmetric: bool
-) -> tuple[_Entries, tuple[_Entries, _Entries]]:
+    entries: Entries, long_rows: IntArray, long_cols: IntArray, symmetric: bool
+) -> tuple[Entries, tuple[Entries, Entries]]:
     """What stays, and the entries of the long rows and of the long columns.
 
     What a long row and a long column share belongs to the row; in a Hermitian matrix it stays, so that the
@@ -206,11 +217,11 @@ def _split(
     return entries.where(~in_row & ~in_col), (entries.where(in_row), entries.where(in_col))
 
 
-def _line_generators(
-    lines: tuple[_Entries, _Entries], long_rows: IntArray, long_cols: IntArray, row_tree: ClusterTree,
-    col_tree: ClusterTree, symmetric: bool,
-) -> Generators:  # fmt: skip
-    """The long lines as a low-rank matrix: [unit vectors, columns] [rows, unit vectors]^H."""
+def _line_factors(
+    lines: tuple[Entries, Entries], long_rows: IntArray, long_cols: IntArray, row_tree: ClusterTree,
+    col_tree: ClusterTree,
+) -> tuple[NumpyArray, NumpyArray]:  # fmt: skip
+    """The leaf blocks of U and V with U V^H the long lines: [unit vectors, columns] [rows, unit vectors]^H."""
     in_rows, in_cols = lines
     dtype, split = in_rows.values.dtype, len(long_rows)
     u = np.zeros((row_tree.n, split + len(long_cols)), dtype=dtype)  # at sorted positions
@@ -219,13 +230,20 @@ def _line_generators(
     v[in_rows.cols, np.searchsorted(long_rows, in_rows.rows)] = in_rows.values.conj()
     u[in_cols.rows, split + np.searchsorted(long_cols, in_cols.cols)] = in_cols.values
     v[long_cols, split + np.arange(len(long_cols))] = 1
-    left, right = _sorted_to_leaves(row_tree, u), _sorted_to_leaves(col_tree, v)
+    return _sorted_to_leaves(row_tree, u), _sorted_to_leaves(col_tree, v)
+
+
+def exchange(width: int, dtype: Any) -> NumpyArray:
+    """The matrix that exchanges two halves of `width` columns: U V^H = U exchange U^H for Hermitian lines."""
+    return np.roll(np.eye(width, dtype=dtype), width // 2, axis=0)
+
+
+def _line_generators(left: NumpyArray, right: NumpyArray, symmetric: bool) -> Generators:
     g = arithmetic.low_rank(left, right)
     if not symmetric:
         return g
-    # rows and columns mirror each other: V is U with its two halves exchanged, which the couplings can say
-    exchange = np.roll(np.eye(2 * split, dtype=dtype), split, axis=0)
-    couplings = tuple(np.repeat(exchange[None], 2 ** (level - 1), axis=0) for level in range(1, g.depth + 1))
+    middle = exchange(left.shape[2], left.dtype)
+    couplings = tuple(np.repeat(middle[None], 2 ** (level - 1), axis=0) for level in range(1, g.depth + 1))
     return Generators(g.diagonal, g.row_basis, g.row_basis, couplings, True)
 
 

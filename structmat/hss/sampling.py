@@ -58,17 +58,25 @@ def far_samples(tree: ClusterTree, other: ClusterTree, level: int, rule: Samplin
     weights : (2**level, s) array
         Square roots of how many indices each sample stands for; 0 at the padding.
     """
-    owners, positions, weights = [], [], []
-    pairs = np.stack([np.arange(2**level), np.zeros(2**level, dtype=np.int64)], axis=1)  # (t, s), s on level `step`
+    node = np.arange(2**level)
+    # all that is outside t: the siblings of t and of its ancestors
+    siblings = [np.stack([node, (node >> up) ^ 1, np.full(len(node), level - up)], axis=1) for up in range(level)]
+    return walked(tree, other, level, np.concatenate(siblings[::-1]), rule)
+
+
+def walked(
+    tree: ClusterTree, other: ClusterTree, level: int, starts: IntArray, rule: SamplingRule
+) -> tuple[IntArray, NumpyArray]:
+    """Samples as `far_samples` takes them, below some nodes of `other` only.
+
+    starts (nb, 3): a node t of `level`, a node of `other`, and the level that this one is on.
+    """
+    owners, positions, weights = ([np.zeros(0, dtype=np.int64)] for _ in range(3))
+    pairs = starts[:0, :2]  # (t, s), s on level `step`
     for step in range(other.depth + 1):
-        if step <= level:
-            ancestor = pairs[:, 1] == pairs[:, 0] >> (level - step)
-            if step == level:
-                pairs, ancestor = pairs[~ancestor], ancestor[~ancestor]
-        else:
-            ancestor = np.zeros(len(pairs), dtype=bool)
-        far = ~ancestor & _is_far(tree, other, level, step, pairs)
-        for owner, position, weight in _taken(tree, other, level, step, pairs, far, ancestor, rule):
+        pairs = np.concatenate([pairs, starts[starts[:, 2] == step, :2]])
+        far = _is_far(tree, other, level, step, pairs)
+        for owner, position, weight in _taken(tree, other, level, step, pairs, far, rule):
             owners.append(owner)
             positions.append(position)
             weights.append(weight)
@@ -85,14 +93,13 @@ def _is_far(tree: ClusterTree, other: ClusterTree, level: int, step: int, pairs:
 
 
 def _taken(
-    tree: ClusterTree, other: ClusterTree, level: int, step: int, pairs: IntArray, far: NumpyArray,
-    ancestor: NumpyArray, rule: SamplingRule,
+    tree: ClusterTree, other: ClusterTree, level: int, step: int, pairs: IntArray, far: NumpyArray, rule: SamplingRule,
 ) -> Iterator[tuple[IntArray, IntArray, NumpyArray]]:  # fmt: skip
     """Yield flat arrays (owner, position, weight) for the pairs whose walk ends on this step."""
     bounds = np.append(other.starts(step), other.n)
     for mask, choose in (
         (far, _spread),
-        (~far & ~ancestor if step == other.depth else np.zeros_like(far), _neighbours),
+        (~far if step == other.depth else np.zeros_like(far), _neighbours),
     ):
         if mask.any():
             start, stop = bounds[pairs[mask, 1]], bounds[pairs[mask, 1] + 1]

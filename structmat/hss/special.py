@@ -152,7 +152,7 @@ class SpecialConstructors:
         Parameters
         ----------
         other : StructuredMatrix
-            HODLR, H or HSS. A Hermitian matrix stays one.
+            HODLR, H, HSS or H2. A Hermitian matrix stays one.
         rtol : float, optional
             Allowed Frobenius error of the conversion, relative to the norm of `other`; default: the tolerance of
             `other`. Guaranteed.
@@ -160,7 +160,7 @@ class SpecialConstructors:
         Notes
         -----
         Nested bases from the leaves up, of block rows that are kept by their factors: O(n k^2 log^2 n) with k the rank
-        of a block. For an H-matrix, blocks off the diagonal are agglomerated first.
+        of a block. For H and H2, blocks off the diagonal are agglomerated first.
 
         Examples
         --------

@@ -4,7 +4,7 @@ from .aca import ACA
 from .chebyshev import Chebyshev
 from .compressor import Compressor, LowRank, LowRankBatch
 from .generalized_nystrom import GeneralizedNystrom
-from .interpolative import row_interpolation, truncated_range, truncated_svd
+from .interpolative import row_factor, row_interpolation, truncated_range, truncated_svd
 from .nystrom import Nystrom
 from .pivoted import Interpolative, PivotedQR
 from .randomized import RandomizedRange
@@ -24,6 +24,7 @@ __all__ = [
     "RandomizedRange",
     "TruncatedSVD",
     "recompress",
+    "row_factor",
     "row_interpolation",
     "truncated_range",
     "truncated_svd",

@@ -75,6 +75,16 @@ def row_interpolation(
     return rest, order, ranks
 
 
+def row_factor(blocks: NumpyArray, tail: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
+    """L (nb, p, k) with M = L Q + E, Q with orthonormal rows, E Q^H = 0, and ||E||_F (nb,), at most `tail`.
+
+    Parameters are those of `row_interpolation`; columns beyond a block's rank are zero.
+    """
+    lower, _order, ranks, left = factor(blocks, tail, None)
+    width = int(ranks.max(initial=0))
+    return lower[:, :, :width] * (np.arange(width) < ranks[:, None, None]), left
+
+
 def truncated_range(
     blocks: NumpyArray,  # (nb, p, s), overwritten
     tail: NumpyArray,

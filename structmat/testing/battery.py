@@ -103,11 +103,14 @@ class Check:
     function: Callable[[Case], None]
     square: bool
     needs: tuple[str, ...]
+    factors: bool = False
 
     def reason_to_skip(self, case: Case) -> str | None:
         """Why the check says nothing about this case, or None."""
         if self.square and case.dense.shape[0] != case.dense.shape[1]:
             return "needs a square matrix"
+        if self.factors and not case.matrix.factorizes:
+            return f"{type(case.matrix).__name__} has no factorisation"
         missing = [name for name in self.needs if not hasattr(case.matrix, name)]
         return f"{type(case.matrix).__name__} has no {', '.join(missing)}" if missing else None
 
@@ -122,11 +125,15 @@ CHECKS: dict[str, Check] = {}
 Checker = Callable[[Case], None]
 
 
-def check(*, square: bool = False, needs: tuple[str, ...] = ()) -> Callable[[Checker], Checker]:
-    """Register a check under its name; `needs` are attributes without which it is left out."""
+def check(*, square: bool = False, needs: tuple[str, ...] = (), factors: bool = False) -> Callable[[Checker], Checker]:
+    """Register a check under its name.
+
+    It is left out where the matrix lacks one of the attributes `needs`; with `factors`, where its format has no
+    factorisation, which `formats_that_do_not_factorize_say_so` looks after.
+    """
 
     def register(function: Callable[[Case], None]) -> Callable[[Case], None]:
-        CHECKS[function.__name__] = Check(function.__name__, function, square, needs)
+        CHECKS[function.__name__] = Check(function.__name__, function, square, needs, factors)
         return function
 
     return register

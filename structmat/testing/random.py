@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from .._typing import IntArray, NumpyArray
-from ..blocks import BlockBatch, NestedBasis
+from ..blocks import BlockBatch, NestedBasis, RaggedBasis, RaggedBatch
 from ..certificate import exact
 from ..flat.storage import FlatBlocks, by_rank
+from ..h2.blocks import H2Blocks
+from ..h2.matrix import H2Matrix
 from ..hss.generators import Generators
 from ..hss.matrix import HSSMatrix
 from ..partition import BlockPartition
@@ -134,6 +136,76 @@ def _written_out(basis: NestedBasis, tree: ClusterTree, level: int, node: int) -
     return np.concatenate([children[0] @ own[:k], children[1] @ own[k:]])
 
 
+# ---------------------------------------------------------------------------------------------------- H2
+
+
+def random_h2(
+    rng: np.random.Generator,
+    tree: ClusterTree,
+    rank: int,
+    dtype: Any = np.float64,
+    symmetric: bool = False,
+    *,
+    col_tree: ClusterTree | None = None,
+    partition: BlockPartition | None = None,
+    ragged: bool = True,
+    shift: float = 0.0,
+) -> tuple[H2Matrix, NumpyArray]:
+    """An H2-matrix with random bases and couplings and the dense array that it equals to rounding.
+
+    Parameters
+    ----------
+    rng, tree, rank, dtype, symmetric, col_tree, ragged, shift
+        As in `random_hss`.
+    partition : BlockPartition, optional
+        Which blocks have low rank; default `StrongAdmissibility(eta=2.0)`.
+
+    Examples
+    --------
+    >>> import numpy as np, structmat as sm
+    >>> A, dense = sm.testing.random_h2(np.random.default_rng(0), sm.ClusterTree.balanced(50, 4), 3)
+    >>> bool(np.allclose(A.to_dense(), dense)), A.max_rank
+    (True, 3)
+    """
+    kind = np.dtype(dtype)
+    columns = tree if col_tree is None else col_tree
+    chosen = H2Matrix._partition((tree, columns), None, partition)
+    stored = chosen.lower() if symmetric else chosen
+    rows = _random_basis(rng, tree, rank, kind, ragged)
+    cols = rows if symmetric else _random_basis(rng, columns, rank, kind, ragged)
+    couplings = tuple(
+        _random_couplings(rng, stored.far[level], rows.ranks[level - 1], cols.ranks[level - 1], kind, symmetric)
+        for level in range(1, tree.depth + 1)
+    )
+    used = _used(tree), _used(columns)
+    near = _random_dense(rng, stored.near[tree.depth], used, kind, symmetric, shift)
+    bases = RaggedBasis.of(rows), RaggedBasis.of(cols)
+    blocks = H2Blocks(near, couplings, bases[0], bases[0] if symmetric else bases[1], symmetric)
+    out = np.zeros((tree.n, columns.n), dtype=np.result_type(kind, np.float64))
+    for block, i, j in zip(near.data, near.rows, near.cols, strict=True):
+        _write(out, block, (tree, columns), used, tree.depth, int(i), int(j), symmetric)
+    for level, batch in enumerate(couplings, start=1):
+        for block, i, j in zip(
+            batch.padded(rows.width(level), cols.width(level)).data, batch.rows, batch.cols, strict=True
+        ):
+            u, v = _written_out(rows, tree, level, int(i)), _written_out(cols, columns, level, int(j))
+            _fill(out, u @ block @ v.conj().T, (tree, columns), level, int(i), int(j), symmetric)
+    return H2Matrix(blocks, tree, columns, exact(0.0, float(np.finfo(kind).eps))), out.astype(kind)
+
+
+def _random_couplings(
+    rng: np.random.Generator, places: IntArray, row_ranks: IntArray, col_ranks: IntArray, dtype: np.dtype[Any],
+    symmetric: bool,
+) -> RaggedBatch:  # fmt: skip
+    rows, cols = places[:, 0].copy(), places[:, 1].copy()
+    heights, widths = row_ranks[rows], col_ranks[cols]
+    batch = RaggedBatch(_numbers(rng, (int((heights * widths).sum()),), dtype), rows, cols, heights, widths)
+    for b in np.flatnonzero(rows == cols) if symmetric else ():  # blocks on the diagonal are Hermitian
+        block = batch.data[batch.starts[b] : batch.starts[b + 1]].reshape(heights[b], widths[b])
+        block[:] = 0.5 * (block + block.conj().T)
+    return batch
+
+
 # ------------------------------------------------------------------------------------------ HODLR and H
 
 
@@ -234,7 +306,14 @@ def _write(
     out: NumpyArray, block: NumpyArray, trees: tuple[ClusterTree, ClusterTree], used: tuple[NumpyArray, NumpyArray],
     level: int, i: int, j: int, symmetric: bool,
 ) -> None:  # fmt: skip
+    _fill(out, block[used[0][i]][:, used[1][j]], trees, level, i, j, symmetric)
+
+
+def _fill(
+    out: NumpyArray, block: NumpyArray, trees: tuple[ClusterTree, ClusterTree], level: int, i: int, j: int,
+    symmetric: bool,
+) -> None:  # fmt: skip
     rows, cols = trees[0].indices(level, i), trees[1].indices(level, j)
-    out[np.ix_(rows, cols)] = block[used[0][i]][:, used[1][j]]
+    out[np.ix_(rows, cols)] = block
     if symmetric and i != j:
         out[np.ix_(cols, rows)] = out[np.ix_(rows, cols)].conj().T

@@ -28,7 +28,7 @@ def _backward_close(case: Case, a: NumpyArray, x: NumpyArray, b: NumpyArray, wha
     case.close(a @ x, b, case.norm * float(np.linalg.norm(x)) + float(np.linalg.norm(b)), what)
 
 
-@check(square=True)
+@check(square=True, factors=True)
 def solve_with_vectors_and_blocks(case: Case) -> None:
     """A x = b and A^H x = b for vectors, blocks, no columns, and other types."""
     if _is_singular(case):
@@ -44,7 +44,7 @@ def solve_with_vectors_and_blocks(case: Case) -> None:
     assert not factored.solve(np.zeros(n)).any()
 
 
-@check(square=True)
+@check(square=True, factors=True)
 def solve_with_views(case: Case) -> None:
     """Factorisations of A.T, A.H and conj(A)."""
     if _is_singular(case):
@@ -58,7 +58,7 @@ def solve_with_views(case: Case) -> None:
         _backward_close(case, twin, a.factorize().solve(b), b, f"solve with {name}")
 
 
-@check(square=True)
+@check(square=True, factors=True)
 def solve_in_one_call(case: Case) -> None:
     """A.solve, with a step of refinement, with a factorisation, and refined against the exact operator."""
     if _is_singular(case):
@@ -77,7 +77,7 @@ def solve_in_one_call(case: Case) -> None:
         assert residual <= allowed, f"refinement left a residual of {residual:.2e}, allowed are {allowed:.2e}"
 
 
-@check(square=True)
+@check(square=True, factors=True)
 def determinant(case: Case) -> None:
     """The sign or phase exactly, the logarithm to what the condition allows."""
     if _is_singular(case):
@@ -97,7 +97,7 @@ def determinant(case: Case) -> None:
         assert sign == expected_sign, f"the sign is {sign}, expected {expected_sign}"
 
 
-@check(square=True)
+@check(square=True, factors=True)
 def inverse_matrix(case: Case) -> None:
     """A^-1 in the same format, recompressed."""
     if _is_singular(case):
@@ -110,7 +110,7 @@ def inverse_matrix(case: Case) -> None:
     assert inverse.shape == case.matrix.shape
 
 
-@check(square=True)
+@check(square=True, factors=True)
 def inverse_as_operator(case: Case) -> None:
     """The factorisation as a LinearOperator, for preconditioning."""
     if _is_singular(case):
@@ -126,7 +126,7 @@ def inverse_as_operator(case: Case) -> None:
     assert str(case.dense.shape) in repr(factored)
 
 
-@check(square=True)
+@check(square=True, factors=True)
 def singular_matrices_are_refused(case: Case) -> None:
     """Exactly singular matrices raise, naming level and node, or give solutions with a small residual."""
     if _smallest(case) > 0.01 * case.eps * case.norm and case.norm > 0:
@@ -142,7 +142,7 @@ def singular_matrices_are_refused(case: Case) -> None:
         _backward_close(case, case.dense, x, b, "a nearly singular solve")
 
 
-@check(square=True)
+@check(square=True, factors=True)
 def solves_refuse_bad_input(case: Case) -> None:
     """Wrong lengths and NaN are named."""
     if _is_singular(case):
@@ -154,6 +154,17 @@ def solves_refuse_bad_input(case: Case) -> None:
     bad[n // 2] = np.nan
     with raises(NonFiniteError, "b must be finite", f"[{n // 2}]"):
         factored.solve_adjoint(bad)
+
+
+@check(square=True)
+def formats_that_do_not_factorize_say_so(case: Case) -> None:
+    """Where a format has no factorisation, all that needs one is a TypeError that names the way out."""
+    a = case.matrix
+    if a.factorizes:
+        return
+    for verb in (a.factorize, a.slogdet, a.inverse, lambda: a.solve(np.ones(len(case.dense)))):
+        with raises(TypeError, "no factorisation", "from_structured"):
+            verb()
 
 
 @check()

@@ -5,7 +5,7 @@ import pytest
 
 import structmat as sm
 from structmat.certify import by_probes, probe_factor
-from structmat.convert import nested, written_out
+from structmat.convert import nested, of_hss, written_out
 from structmat.flat.repartition import repartition
 from structmat.testing import random_flat, random_hss
 from tests.cases import any_blocks, coarse_dense_blocks
@@ -75,7 +75,7 @@ def test_nested_bases_are_found_again(dtype, symmetric, rng):
     """From HSS to HODLR and back: the ranks are those of the HSS matrix that it was."""
     a, d = random_hss(rng, sm.ClusterTree.balanced(160, 9), 4, dtype, symmetric, ragged=False)
     a = a.truncate()
-    blocks = written_out(a.generators)
+    blocks = written_out(of_hss(a.generators))
     assert blocks.half is symmetric
     assert error(sm.HODLRMatrix(blocks, a.row_tree, a.row_tree, a.certificate), d) <= 200 * eps(dtype) * a.norm()
     generators, bound = nested(blocks, 0.0)
