@@ -24,7 +24,6 @@ from .base import StructuredMatrix, product_of
 from .exceptions import ConvergenceWarning, NotPositiveDefiniteError, ShapeError, SingularBlockError
 from .h2.matrix import H2Matrix
 from .hmatrix.matrix import HMatrix
-from .nested.entries import entry_values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -295,6 +294,8 @@ def _made(A: Any, given: Any, loose: float, method: str) -> tuple[Any, tuple[str
             )
         given = _own_format(A)
     is_format = inspect.isclass(given) and issubclass(given, StructuredMatrix)
+    if is_format and not given.factorizes:
+        raise TypeError(f"{given.__name__} has no factorisation; take HMatrix, HODLRMatrix or HSSMatrix")
     if is_format or isinstance(given, StructuredMatrix):
         if not is_format and given.shape != A.shape:
             raise ShapeError(f"the preconditioner has shape {given.shape}, but A.shape = {tuple(A.shape)}")
@@ -305,10 +306,10 @@ def _made(A: Any, given: Any, loose: float, method: str) -> tuple[Any, tuple[str
 
 
 def _own_format(A: Any) -> Any:
-    """The format to factor A in, where none is named: its own, but for H2 that of independent bases."""
+    """The format to factor A in, where none is named: its own if that can be factored."""
     if not isinstance(A, StructuredMatrix):
         return None
-    return HMatrix if isinstance(A, H2Matrix) else type(A)
+    return type(A) if A.factorizes else HMatrix
 
 
 def _may_be_definite(A: Any) -> bool:
@@ -344,27 +345,13 @@ def _in_format(cls: Any, A: Any, rtol: float, definite: bool) -> Any:
     """A in a format, to a loose tolerance."""
     if isinstance(A, cls):
         return A
-    if isinstance(A, H2Matrix):
-        loose = HMatrix.from_entries(
-            _EntriesOf(A.stored()), (A.row_tree, A.col_tree), rtol=rtol, symmetric=A.symmetric, partition=A.partition
-        )
-        return loose if cls is HMatrix else cls.from_structured(loose, rtol=rtol)
+    if isinstance(
+        A, H2Matrix
+    ):  # truncated first: written out with bases of their own, its blocks would take more memory
+        A = A.stored().truncate(rtol=rtol)
     if isinstance(A, StructuredMatrix):
         return cls.from_structured(A, rtol=rtol)
     return cls.from_operator(A, rtol=rtol, symmetric=definite)
-
-
-class _EntriesOf:
-    """The entries of a matrix with nested bases, of many blocks at a time."""
-
-    batched = True
-
-    def __init__(self, matrix: H2Matrix) -> None:
-        self._matrix = matrix
-
-    def __call__(self, i: NumpyArray, j: NumpyArray) -> NumpyArray:
-        rows, cols = np.broadcast_arrays(i[..., :, None], j[..., None, :])
-        return entry_values(self._matrix, rows.ravel(), cols.ravel()).reshape(rows.shape)
 
 
 def _is_definite(A: Any, made: Any) -> bool:

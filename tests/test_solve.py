@@ -240,7 +240,7 @@ def test_one_zero_column_among_others(definite, rng):
         assert not solution.x[:, 0].any()
 
 
-@pytest.mark.parametrize("format", [sm.HMatrix, sm.HODLRMatrix, sm.HSSMatrix])
+@pytest.mark.parametrize("format", [sm.HMatrix, sm.HODLRMatrix, sm.HSSMatrix, sm.H2Matrix])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_one_by_one(format, symmetric):
     solution = sm.solve(format.from_dense([[4.0]], symmetric=symmetric), [2.0])
@@ -284,6 +284,7 @@ def test_bad_input(definite, rng):
         ((matrix, b), {"rtol": -1.0}, ValueError, "rtol must be a finite number"),
         ((matrix, b), {"max_steps": 0}, ValueError, "max_steps must be at least 1"),
         ((matrix, b), {"preconditioner": "ilu"}, ValueError, 'preconditioner must be "auto", None'),
+        ((matrix, b), {"preconditioner": sm.H2Matrix}, TypeError, "H2Matrix has no factorisation; take HMatrix"),
         ((matrix, b), {"preconditioner": 3}, TypeError, "preconditioner must be a format"),
         ((matrix, b), {"preconditioner": wide}, sm.ShapeError, "the preconditioner has shape"),
         ((matrix, b), {"preconditioner": lambda x: x[1:]}, sm.ShapeError, "the preconditioner made a block of shape"),
