@@ -14,6 +14,7 @@ from ..exceptions import DeviceError
 from ..flat.constructors import Progress
 from ..flat.matrix import FlatMatrix
 from ..partition import StrongAdmissibility
+from .coarsen import coarsened
 
 if TYPE_CHECKING:
     from .factorization import HFactorization
@@ -38,6 +39,7 @@ class HMatrix(FlatMatrix):
     """
 
     default_admissibility = StrongAdmissibility()
+    _coarsened = staticmethod(coarsened)
 
     @classmethod
     def adaptive(
