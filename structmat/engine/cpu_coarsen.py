@@ -16,8 +16,8 @@ from numba import uint64
 from .cpu import columns_times, jit
 from .cpu_fused import orthonormalize, recompress, squared
 
-# the part of the tolerance that the crosses may leave; the truncation that follows has the rest
-CROSS_SHARE, CUT_SHARE = 0.5, 0.86
+# the parts of the tolerance that the crosses may leave, and that the truncation may; their squares are added up
+CROSS_SHARE, CUT_SHARE = 0.25, 0.75
 
 
 @jit

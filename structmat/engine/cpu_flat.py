@@ -60,7 +60,7 @@ def ask_for(buffer, at, count, step):
 
 @jit
 def project(buffer, start, rank, length, x, i, coefficients, following, step):
-    """coefficients = F^H x[i:] for a factor stored as F^T (rank, length), while the factor at `following` is fetched."""
+    """Coefficients = F^H x[i:] for a factor stored as F^T (rank, length); what is at `following` is asked for."""
     for a in range(rank):
         coefficients[a] = 0
     if step == 0:

@@ -1,9 +1,9 @@
 """Coarsening: a partition with fewer and larger blocks, where that takes less storage at the same error.
 
 An admissibility condition knows the boxes of the clusters, not the matrix. From the leaves up, each dense block off the
-diagonal is tried as a low-rank one, and four low-rank blocks as one. With the singular values of all forms, the cheapest
-partition is chosen by dynamic programming (`quadtree`), and the error that is allowed is spent, over all blocks, where
-it saves most.
+diagonal is tried as a low-rank one, and four low-rank blocks as one. With the singular values of all forms, dynamic
+programming (`quadtree`) chooses the cheapest partition, and the error allowed is spent, over all blocks, where it saves
+most.
 
 Reference: L. Grasedyck, "Adaptive recompression of H-matrices for BEM", Computing 74 (2005) 205-223. Departure: which
 blocks are merged is decided for one error of the whole matrix. Cost O(n k^2 log n).
@@ -86,9 +86,7 @@ class _Coarsening:
         # squared errors go by the storage of a rank, as in `flat.build.block_tails`
         counts = np.bincount(self.level_of, minlength=self.depth + 1)
         total = sum(2 * counts[level] * self.costs.rank(level) for level in range(self.depth + 1))
-        self.tails = [
-            DROP_SHARE * allowed * np.sqrt(self.costs.rank(level) / total) for level in range(self.depth + 1)
-        ]
+        self.tails = [DROP_SHARE * allowed * np.sqrt(self.costs.rank(level) / total) for level in range(self.depth + 1)]
 
     # ------------------------------------------------------------------------------------ the forms
 
@@ -232,9 +230,7 @@ class _Coarsening:
             near.append(dense)
         return FlatBlocks(tuple(near), tuple(far), self.blocks.half and not self.mirrored, buffer)
 
-    def _far(
-        self, level: int, plan: Plan, buffer: NumpyArray, cursor: int
-    ) -> tuple[tuple[LowRankBatch, ...], int]:
+    def _far(self, level: int, plan: Plan, buffer: NumpyArray, cursor: int) -> tuple[tuple[LowRankBatch, ...], int]:
         forms, pick, keep = self.forms[level], plan.far[level], plan.ranks[level].astype(np.int64)
         p, q = self.costs.sides(level)
         targets, opposite = np.zeros(len(pick), dtype=np.int64), np.full(len(pick), -1, dtype=np.int64)
