@@ -155,8 +155,8 @@ def merge_blocks(
             i, j = c // 2, c % 2
             stacked(buffer, pool, children[b, c], k[c], p, q, left[i], j * k[2 * i], right[j], i * k[j])
         for i in range(2):
-            orthonormalize(left[i], heights[i], p, upper[i])
-            orthonormalize(right[i], widths[i], q, lower[i])
+            orthonormalize(left[i], k[2 * i], heights[i], p, upper[i])
+            orthonormalize(right[i], k[i], widths[i], q, lower[i])
         for c in range(4):
             i, j = c // 2, c % 2
             top, side = i * heights[0], j * widths[0]

@@ -146,16 +146,33 @@ def crosses(
 
 
 @jit
-def orthonormalize(rows, k, n, triangle):
-    """Modified Gram-Schmidt of k flat rows of length n: rows = triangle^T q, triangle (k, k) upper; q in place."""
+def orthonormalize(rows, known, k, n, triangle):
+    """Gram-Schmidt of k flat rows of length n: rows = triangle^T q, triangle (k, k) upper; q in place.
+
+    The first `known` rows are orthogonal to each other already. Of those before it, a row is projected on two at a
+    time: half the traffic, and as these are orthogonal, as good as one by one.
+    """
     for a in range(k):
-        at = a * n
+        at = uint64(a * n)
+        others = a if a >= known else 0
         for b in range(a):
-            below = b * n
-            s = rows.dtype.type(0)
+            triangle[b, a] = 0.0
+        for pair in range(others // 2):
+            b = 2 * pair
+            one, two = uint64(b * n), uint64((b + 1) * n)
+            s, t = rows.dtype.type(0), rows.dtype.type(0)
+            for j in range(uint64(n)):
+                x = rows[at + j]
+                s += np.conj(rows[one + j]) * x
+                t += np.conj(rows[two + j]) * x
+            triangle[b, a], triangle[b + 1, a] = s, t
+            for j in range(uint64(n)):
+                rows[at + j] -= s * rows[one + j] + t * rows[two + j]
+        if others % 2:
+            below, s = uint64((others - 1) * n), rows.dtype.type(0)
             for j in range(uint64(n)):
                 s += np.conj(rows[below + j]) * rows[at + j]
-            triangle[b, a] = s
+            triangle[others - 1, a] = s
             for j in range(uint64(n)):
                 rows[at + j] -= s * rows[below + j]
         size = np.sqrt(squared(rows[at : at + n], n))
@@ -212,8 +229,8 @@ def recompress(left, right, k, p, q, allowed, out, start, core, first, second, t
     with orthonormal rows, then right^T (r, q), whose rows are as long as the singular values; sizes[order] are their
     squares.
     """
-    orthonormalize(left, k, p, first)
-    orthonormalize(right, k, q, second)
+    orthonormalize(left, 0, k, p, first)
+    orthonormalize(right, 0, k, q, second)
     for a in range(k):
         for b in range(k):
             s = core.dtype.type(0)
