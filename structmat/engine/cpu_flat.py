@@ -21,6 +21,8 @@ from .cpu import FOUR, ONE, TWO, columns_times, conjugated_columns_times, conjug
 SHORT_ROW = 4096
 CACHE_LINE = 64
 
+compiled_inline: Any = intrinsic  # its type does not tell that the context is left out in calls
+
 
 def conjugate(a: Any) -> Any:
     """The conjugate of an array; a real one itself, where NumPy would make a copy."""
@@ -34,7 +36,7 @@ def _conjugate(a):
     return lambda a: a
 
 
-@intrinsic
+@compiled_inline
 def prefetch(_context, array, index):
     """Ask for the cache line of array[index], which is not read and may lie anywhere."""
 

@@ -39,6 +39,8 @@ Progress = Callable[[float], None] | None
 ATTEMPTS = 3
 # of the error allowed, what the blocks may have at first where they are merged afterwards, and the merged ones
 FINE_SHARE, MERGE_SHARE = 0.3, 0.85
+# at smaller tolerances nothing is merged: the finer blocks would be of rounding
+LEAST_MERGED = 1e-13
 
 
 class FlatConstructors:
@@ -139,7 +141,9 @@ class FlatConstructors:
         tree : ClusterTree or pair of them
             The geometry of a tree built from points tells near from far; else the distance of indices does.
         rtol, atol, max_rank, symmetric, admissibility, partition
-            As in `from_dense`. The error is estimated from entries of every block; see `certificate`.
+            As in `from_dense`. The error is estimated from entries of every block; see `certificate`. Where neither
+            admissibility nor partition nor compressor nor max_rank is given, `HMatrix` then merges blocks, and gives
+            low rank to dense ones off the diagonal, wherever that takes less storage at this error.
         dtype : dtype, optional
             Default: that of the values.
         compressor : Compressor, optional
@@ -370,12 +374,10 @@ def _from_source(
         squared_near = fused.squared_near_norm(compiled, stored, symmetric)
     norm = build.estimated_norm(source, stored, squared_near, _check.generator(rng), symmetric)
     asked = max(tolerance, atol / norm if norm > 0 else 0.0)
-    # singular factors are what coarsening needs, and a cap of the ranks is the user's business
-    coarsen = coarsen and cls._coarsened is not None and compressor is None and cap is None
-    if not (coarsen and source.dtype in (np.float64, np.complex128)):
-        merge, fine = None, 1.0
-    else:
-        merge, fine = cls._coarsened, FINE_SHARE
+    # merging needs singular factors in double precision, and a tolerance that leaves room for finer blocks
+    fit = coarsen and compressor is None and cap is None and source.dtype in (np.float64, np.complex128)
+    merge = cls._coarsened if fit and asked >= LEAST_MERGED else None
+    fine = 1.0 if merge is None else FINE_SHARE
     mirrored = merge is not None and compiled is not None and compiled.mirrored and not symmetric
     share, best = 0.9, None
     for _attempt in range(ATTEMPTS):

@@ -222,12 +222,13 @@ class _Coarsening:
             dense = self._arranged(self.forms[level].places[plan.near[level]], 0, 1)[0]
             total += int(plan.ranks[level].sum()) * (2 if self.mirrored else 1) * (p + q) + len(dense) * p * q
         buffer = np.empty(total, dtype=self.buffer.dtype)
-        cursor, far, near = 0, [], []
+        cursor, far = 0, []
+        near: list[BlockBatch] = []
         for level in range(self.depth + 1):
             batches, cursor = self._far(level, plan, buffer, cursor)
-            dense, cursor = self._near(level, plan, buffer, cursor)
+            blocks, cursor = self._near(level, plan, buffer, cursor)
             far.append(batches)
-            near.append(dense)
+            near.append(blocks)
         return FlatBlocks(tuple(near), tuple(far), self.blocks.half and not self.mirrored, buffer)
 
     def _far(self, level: int, plan: Plan, buffer: NumpyArray, cursor: int) -> tuple[tuple[LowRankBatch, ...], int]:
