@@ -27,7 +27,7 @@ class HMatrix(FlatMatrix):
 
     Build one with a constructor: `from_dense`, `from_entries`, `from_kernel`, `from_operator`, `from_sparse`,
     `from_toeplitz`, `from_structured`, `from_low_rank`, `from_diagonal`, `identity`, `zeros`; each takes
-    `admissibility=` or `partition=`. Without these, blocks are merged after a build from a kernel or from entries, where
+    `admissibility=` or `partition=`. Without these, blocks are merged after a build from a kernel or entries, where
     that takes less storage. `adaptive` finds the partition itself.
 
     Notes
