@@ -38,7 +38,7 @@ Progress = Callable[[float], None] | None
 # attempts with ever tighter tolerances of the blocks before the tolerance is declared out of reach
 ATTEMPTS = 3
 # of the error allowed, what the blocks may have at first where they are merged afterwards, and the merged ones
-FINE_SHARE, MERGE_SHARE = 0.3, 0.85
+FINE_SHARE, MERGE_SHARE = 0.3, 0.8
 # at smaller tolerances nothing is merged: the finer blocks would be of rounding
 LEAST_MERGED = 1e-13
 

@@ -26,9 +26,9 @@ from ..flat.storage import FlatBlocks, FlatStorage
 from .quadtree import Costs, Level, Plan, _chosen, best_at_price, distributed
 
 # the part of the error allowed that merging itself may make; the choice of ranks has the rest
-DROP_SHARE = 0.15
+DROP_SHARE = 0.3
 # ranks that a merged block is tried with, as a part of those of its four; of a dense block, of its rows
-MERGED_SHARE, DENSE_SHARE = 0.6, 0.4
+MERGED_SHARE, DENSE_SHARE = 0.65, 0.45
 # steps of the search for the price, and how well the error has to be met at it
 STEPS, CLOSE = 8, 0.1
 TASKS_PER_THREAD = 16
