@@ -29,8 +29,8 @@ from ..partition import Admissibility, BlockPartition, StrongAdmissibility
 from ..sources import EntrySource, KernelSource, OperatorSource
 from ..tree import ClusterTree, as_tree_pair
 from . import dense, interpolative
-from .sampled import FarField
 from .partitions import for_nested_bases
+from .sampled import FarField
 from .structure import warn_if_oscillatory
 
 # attempts with tighter tolerances of the nodes, or more samples, before the tolerance is declared out of reach
@@ -322,7 +322,8 @@ class H2Constructors:
 
 def _from_source(
     cls: Any, source: EntrySource, partition: BlockPartition, rtol: float, atol: float, max_rank: int | None,
-    symmetric: bool, rng: RandomLike, progress: Progress, *, far_field: FarField | None = None, on_the_fly: bool = False,
+    symmetric: bool, rng: RandomLike, progress: Progress, *, far_field: FarField | None = None,
+    on_the_fly: bool = False,
 ) -> Any:  # fmt: skip
     """Build, check on entries of every coupling, and build again more finely until the check passes."""
     from .certify import by_entries

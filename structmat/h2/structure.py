@@ -35,9 +35,10 @@ def warn_if_oscillatory(kernel: Any, partition: BlockPartition) -> None:
     waves = (0.5 * wavenumber * largest) ** (low.shape[1] - 1)
     if waves > WAVES:
         warnings.warn(
-            f"H2 is the wrong tool for this oscillatory kernel: wavenumber * diameter = {wavenumber * max(diameters):.3g} "
-            f"is {wavenumber * max(diameters) / (2 * np.pi):.3g} wavelengths, ranks grow with the size of the clusters, to "
-            f"about {waves:.3g}; use a directional method or a fast multipole method for high frequencies (to stop here, "
+            f"H2 is the wrong tool for this oscillatory kernel: wavenumber * diameter = "
+            f"{wavenumber * max(diameters):.3g} is {wavenumber * max(diameters) / (2 * np.pi):.3g} wavelengths, ranks "
+            f"grow with the size of the clusters, to about {waves:.3g}; use a directional method or a fast multipole "
+            f"method for high frequencies (to stop here, "
             'warnings.simplefilter("error", structmat.exceptions.StructureWarning))',
             StructureWarning,
             stacklevel=4,
