@@ -50,6 +50,11 @@ class StructuredMatrix(MatrixAlgebra, ABC):
 
     @property
     @abstractmethod
+    def symmetric(self) -> bool:
+        """Whether the matrix is stored as Hermitian: half of it."""
+
+    @property
+    @abstractmethod
     def nbytes(self) -> int:
         """Bytes of everything that is stored."""
 

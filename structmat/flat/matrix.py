@@ -9,12 +9,13 @@ import numpy as np
 
 from .. import _check
 from .._backend import is_numpy
-from .._typing import Array, IntArray, NumpyArray
+from .._typing import IntArray, NumpyArray
 from ..base import StructuredMatrix
 from ..blocks import BlockBatch, LowRankBatch
 from ..certificate import Certificate
 from ..exceptions import DeviceError, ShapeError, TreeMismatchError
 from ..partition import BlockPartition
+from ..storage import StoredMatrix
 from ..tree import ClusterTree, require_equal_trees
 from . import arithmetic, truncate
 from .assemble import alike, keys_of, same_places
@@ -28,7 +29,7 @@ from .storage import FlatBlocks, FlatStorage
 __all__ = ["FlatMatrix"]
 
 
-class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StructuredMatrix):
+class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StoredMatrix):
     """A matrix of dense and of low-rank blocks with bases of their own. Immutable.
 
     Parameters
@@ -117,26 +118,6 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StructuredMatrix):
             f"{far} low-rank and {near} dense blocks, max_rank={self.max_rank}, "
             f"symmetric={self.symmetric}, {self.nbytes / 1e6:.3g} MB)"
         )
-
-    # -------------------------------------------------------------------------- views, products
-
-    def _oriented(self, *, adjointly: bool, conjugated: bool) -> Any:
-        if self.symmetric and adjointly:  # A^H = A
-            adjointly = False
-        if self.dtype.kind != "c":
-            conjugated = False
-        if not (adjointly or conjugated):
-            return self
-        view = object.__new__(type(self))
-        view._storage = self._storage
-        view._adjointly = self._adjointly != adjointly
-        view._conjugated = self._conjugated != conjugated
-        view.row_tree, view.col_tree = (self.col_tree, self.row_tree) if adjointly else (self.row_tree, self.col_tree)
-        view.certificate = self.certificate
-        return view
-
-    def _product(self, x: Array, *, adjointly: bool, conjugated: bool) -> Array:
-        return self._storage.apply(x, adjointly=self._adjointly != adjointly, conjugated=self._conjugated != conjugated)
 
     def _with_blocks(self, blocks: FlatBlocks | tuple[FlatBlocks, ...], certificate: Certificate | None = None) -> Any:
         """A matrix of this format on these trees."""

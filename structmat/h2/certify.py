@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import certify
 from .._backend import parallel_ranges
 from .._typing import IntArray, NumpyArray
 from ..certificate import Certificate
-from ..certify import CONFIDENCE
 from ..engine import cpu_entries
 from ..flat.certify import in_corners
 from ..nested.entries import entry_values
@@ -24,8 +24,6 @@ from ..tree import ClusterTree
 if TYPE_CHECKING:
     from .matrix import H2Matrix
 
-# up to this many entries the error is computed and not estimated
-EXACT_ENTRIES = 1 << 17
 # indices drawn in each node, at least, and entries looked at in all, at least: on each level as many
 DRAWN = 4
 SAMPLED_ENTRIES = 1 << 17
@@ -33,22 +31,9 @@ SAMPLED_ENTRIES = 1 << 17
 
 def by_entries(a: H2Matrix, source: EntrySource, *, asked: float, norm: float, rng: np.random.Generator) -> Certificate:
     """From entries of the source, stratified over the couplings."""
-    m, n = a.shape
-    eps = float(np.finfo(a.dtype).eps)
-    if m * n <= EXACT_ENTRIES:
-        dense = source.block(np.arange(m), np.arange(n))
-        size = float(np.linalg.norm(dense))
-        square, deviation, confidence = float(np.linalg.norm(a.to_dense() - dense)) ** 2, 0.0, 1.0
-        method = "all entries"
-    else:
-        square, deviation = _stratified(a, source, rng)
-        size, confidence, method = norm, CONFIDENCE, "entries stratified over the couplings"
-    scale = size if size > 0 else 1.0
-    estimate = max(np.sqrt(square) / scale, eps)
-    bound = max(np.sqrt(square + 2.0 * deviation) / scale, eps)
-    return Certificate(
-        max(asked, 4 * eps), float(estimate), float(bound), confidence, method, entries=source.evaluated
-    )  # fmt: skip
+    return certify.by_entries(
+        a, source, lambda: _stratified(a, source, rng), strata="the couplings", asked=asked, norm=norm
+    )
 
 
 def _stratified(a: H2Matrix, source: EntrySource, rng: np.random.Generator) -> tuple[float, float]:
