@@ -89,7 +89,7 @@ def _nested_table(matrix: Any) -> list[str]:
         blocks = 2**level if siblings else len(places[level])
         size = format_bytes(_level_bytes(storage, level))
         lines.append(f"{level:5d} {blocks:9d} {ranks[0]:>16s} {ranks[1]:>16s} {size:>9s}")
-    size = format_bytes(array_bytes(storage.near.data))
+    size = format_bytes(sum(array_bytes(part.near.data) for part in storage.parts))
     label = "dense diagonal blocks" if siblings else f"{len(dense)} dense blocks"
     return [*lines, f"{label:49s}{size:>10s}"]
 
@@ -121,8 +121,8 @@ def _spread(ranks: IntArray) -> str:
 
 
 def _level_bytes(storage: Any, level: int) -> int:
-    arrays = [storage.couplings[level - 1].data]
-    for basis in (storage.row_basis,) if storage.half else (storage.row_basis, storage.col_basis):
+    arrays = [part.couplings[level - 1].data for part in storage.parts]
+    for basis in storage.bases:
         arrays += [basis.levels[level - 1], *(() if basis.orders is None else (basis.orders[level - 1],))]
     return sum(array_bytes(a) for a in arrays)
 

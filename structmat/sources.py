@@ -158,6 +158,29 @@ class KernelSource(EntrySource):
             return self.kernel(x, y)
         return self.kernel.entries(x, y, i % self.components, j % self.components)  # type: ignore[attr-defined]
 
+    def against(self, index: IntArray, proxies: IntArray, points: NumpyArray, *, adjointly: bool) -> NumpyArray:
+        """The kernel between indices (nb, p) and other points, points[proxies] (nb, q), as (nb, p, q).
+
+        Adjointly, the points are the first argument, and the indices those of columns. Zero where one is negative. With
+        several components each point is there as often, and proxy k is its component k % components.
+        """
+        shown = points[:, 0] if self.row_points.ndim == 1 else points
+        i, j = np.maximum(index, 0), np.maximum(proxies, 0)
+        x, y = (shown, self.col_points) if adjointly else (self.row_points, shown)
+        rows, cols = (j, i) if adjointly else (i, j)
+        if self.batched:
+            values = self._values(_as_columns(x)[rows], _as_columns(y)[cols], rows, cols)
+        else:
+            pairs = zip(rows, cols, strict=True)
+            values = np.stack([np.asarray(self._values(x[a], y[b], a, b)) for a, b in pairs])
+        self.evaluated += values.size
+        values = np.asarray(values).astype(self.dtype, copy=False)
+        block = values.swapaxes(1, 2) if adjointly else values
+        if not np.isfinite(block).all():
+            raise NonFiniteError(f"{self._describe()} is not finite at points around those of the matrix")
+        inside = (index >= 0)[:, :, None] & (proxies >= 0)[:, None, :]
+        return block if inside.all() else np.where(inside, block, 0)
+
     def _describe(self) -> str:
         return f"the kernel {getattr(self.kernel, '__name__', type(self.kernel).__name__)}(x, y)"
 

@@ -208,7 +208,7 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StructuredMatrix):
         """
         self._require_same_trees(other, "the operands of a sum")
         tolerance = self._tolerance(rtol, other)
-        its, error = self._on_my_partition(other, 0.25 * tolerance)
+        its, error = self._on_my_partition(other, 0.05 * tolerance)
         rest = tolerance if error == 0.0 else 0.5 * tolerance
         return self._result(arithmetic.add(self.blocks, its), rest, spent=error, asked=tolerance)
 
