@@ -48,7 +48,11 @@ def test_against_dense(dtype, symmetric, n, leaf_size, with_entries):
     op = Counter(dense)
     tolerance = 1e-3 if np.finfo(dtype).eps > 1e-10 else 1e-8
     a = sm.H2Matrix.from_operator(
-        op, leaf_size=leaf_size, rtol=tolerance, symmetric=symmetric, entries=entries_of(dense) if with_entries else None
+        op,
+        leaf_size=leaf_size,
+        rtol=tolerance,
+        symmetric=symmetric,
+        entries=entries_of(dense) if with_entries else None,
     )
     assert a.dtype == dtype
     assert a.symmetric == symmetric
@@ -217,7 +221,9 @@ def test_an_unmet_tolerance_is_said():
     wrong[:300, 500:] *= 1.001
     wrong[500:, :300] *= 1.001
     with pytest.warns(AccuracyWarning):
-        a = sm.H2Matrix.from_operator(Counter(dense), leaf_size=16, rtol=1e-8, symmetric=True, entries=entries_of(wrong))
+        a = sm.H2Matrix.from_operator(
+            Counter(dense), leaf_size=16, rtol=1e-8, symmetric=True, entries=entries_of(wrong)
+        )
     assert not a.certificate.met
 
 
