@@ -34,10 +34,11 @@ def warn_if_oscillatory(kernel: Any, partition: BlockPartition) -> None:
     largest = float(np.linalg.norm(high - low, axis=1)[partition.far[levels[0]][:, 0]].max())
     waves = (0.5 * wavenumber * largest) ** (low.shape[1] - 1)
     if waves > WAVES:
+        phase = wavenumber * max(diameters)
         warnings.warn(
-            f"H2 is the wrong tool for this oscillatory kernel: wavenumber * diameter = {wavenumber * max(diameters):.3g} "
-            f"is {wavenumber * max(diameters) / (2 * np.pi):.3g} wavelengths, ranks grow with the size of the clusters, to "
-            f"about {waves:.3g}; use a directional method or a fast multipole method for high frequencies (to stop here, "
+            f"H2 is the wrong tool for this oscillatory kernel: wavenumber * diameter = {phase:.3g} is "
+            f"{phase / (2 * np.pi):.3g} wavelengths, and ranks grow with the size of the clusters, to about {waves:.3g}; "
+            "use a directional method or a fast multipole method for high frequencies (to stop here, "
             'warnings.simplefilter("error", structmat.exceptions.StructureWarning))',
             StructureWarning,
             stacklevel=4,
