@@ -39,7 +39,7 @@ HIGHEST, ATTEMPTS = 24, 3
 
 @dataclass(frozen=True)
 class ChebyshevInterpolation:
-    """The kernel is a polynomial on each admissible block: for kernels that are smooth there, in up to three dimensions.
+    """The kernel is a polynomial on each admissible block: for smooth kernels in one to three dimensions.
 
     Parameters
     ----------

@@ -188,7 +188,8 @@ class H2Constructors:
         cls, kernel: Kernel, points: Any, tree: TreeLike = None, *, column_points: Any = None, rtol: float = 1e-8,
         atol: float = 0.0, max_rank: int | None = None, symmetric: bool | None = None, leaf_size: int = 64,
         admissibility: Admissibility | None = None, partition: BlockPartition | None = None,
-        far_field: FarField | ChebyshevInterpolation | None = None, on_the_fly: bool = False, rng: RandomLike = 0, progress: Progress = None,
+        far_field: FarField | ChebyshevInterpolation | None = None, on_the_fly: bool = False, rng: RandomLike = 0,
+        progress: Progress = None,
     ) -> Any:  # fmt: skip
         """Compress the matrix of a kernel function on points, in any dimension.
 

@@ -37,7 +37,7 @@ def warn_if_oscillatory(kernel: Any, partition: BlockPartition) -> None:
         phase = wavenumber * max(diameters)
         warnings.warn(
             f"H2 is the wrong tool for this oscillatory kernel: wavenumber * diameter = {phase:.3g} is "
-            f"{phase / (2 * np.pi):.3g} wavelengths, and ranks grow with the size of the clusters, to about {waves:.3g}; "
+            f"{phase / (2 * np.pi):.3g} wavelengths: ranks grow with the size of the clusters, to about {waves:.3g}; "
             "use a directional method or a fast multipole method for high frequencies (to stop here, "
             'warnings.simplefilter("error", structmat.exceptions.StructureWarning))',
             StructureWarning,
