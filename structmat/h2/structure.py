@@ -18,8 +18,8 @@ from ..partition import BlockPartition
 
 # waves of the largest admissible clusters beyond which a kernel is called oscillatory
 WAVES = 1000
-# of the bytes of a dense array, and of the entries of the coarsest admissible blocks
-NO_LESS, NOT_COMPRESSED = 0.8, 0.5
+# of the bytes of a dense array, and of the entries of the coarsest admissible blocks; smaller matrices are let pass
+NO_LESS, NOT_COMPRESSED, SMALL = 0.8, 0.5, 1 << 20
 
 
 def warn_if_oscillatory(kernel: Any, partition: BlockPartition) -> None:
@@ -60,7 +60,7 @@ def warn_if_not_compressed(
     coarse = np.flatnonzero(area[: stored.depth] > 0)
     near = len(stored.near[-1]) * rows.leaf_size * cols.leaf_size
     total, dense = near + kept.sum(), near + area.sum()
-    if not len(coarse) or total < NO_LESS * dense or kept[coarse[0]] < NOT_COMPRESSED * area[coarse[0]]:
+    if not len(coarse) or rows.n * cols.n < SMALL or total < NO_LESS * dense or kept[coarse[0]] < NOT_COMPRESSED * area[coarse[0]]:
         return
     means = [round(float(r[r > 0].mean())) for r in row_ranks[::-1] if (r > 0).any()]
     warnings.warn(
