@@ -60,7 +60,12 @@ def warn_if_not_compressed(
     coarse = np.flatnonzero(area[: stored.depth] > 0)
     near = len(stored.near[-1]) * rows.leaf_size * cols.leaf_size
     total, dense = near + kept.sum(), near + area.sum()
-    if not len(coarse) or rows.n * cols.n < SMALL or total < NO_LESS * dense or kept[coarse[0]] < NOT_COMPRESSED * area[coarse[0]]:
+    if (
+        not len(coarse)
+        or rows.n * cols.n < SMALL
+        or total < NO_LESS * dense
+        or kept[coarse[0]] < NOT_COMPRESSED * area[coarse[0]]
+    ):
         return
     means = [round(float(r[r > 0].mean())) for r in row_ranks[::-1] if (r > 0).any()]
     warnings.warn(
