@@ -148,7 +148,8 @@ def _local(x: NumpyArray, centre: NumpyArray, half: NumpyArray) -> NumpyArray:
 
 def _basis(tree: ClusterTree, order: int, dtype: Any) -> tuple[RaggedBasis, list[tuple[NumpyArray, NumpyArray]]]:
     """Orthonormal bases; and for each level their triangles R, U = Q R, and the Chebyshev points (nodes, m^d, d)."""
-    levels, found = [], []
+    levels: list[NumpyArray] = []
+    found: list[tuple[NumpyArray, NumpyArray]] = []
     for level in range(tree.depth, 0, -1):
         centre, half = _box(tree, level)
         if level == tree.depth:
