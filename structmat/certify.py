@@ -47,15 +47,16 @@ def by_probes(
 
 def by_entries(
     a: StructuredMatrix, source: EntrySource, stratified: Callable[[], tuple[float, float]], *, strata: str,
-    asked: float, norm: float,
+    asked: float, norm: float, exactly: int = 0,
 ) -> Certificate:  # fmt: skip
     """From all entries of a small matrix; else from `stratified` samples over `strata`.
 
-    They give an estimate of the squared error and its standard deviation; norm: of the matrix.
+    They give an estimate of the squared error and its standard deviation; norm: of the matrix; exactly: also matrices
+    of up to so many entries count as small.
     """
     m, n = a.shape
     eps = float(np.finfo(a.dtype).eps)
-    if m * n <= EXACT_ENTRIES:
+    if m * n <= max(EXACT_ENTRIES, exactly):
         dense = source.block(np.arange(m), np.arange(n))
         size = float(np.linalg.norm(dense))
         square, deviation, confidence = float(np.linalg.norm(a.to_dense() - dense)) ** 2, 0.0, 1.0

@@ -29,6 +29,7 @@ from ..partition import Admissibility, BlockPartition, StrongAdmissibility
 from ..sources import EntrySource, KernelSource, OperatorSource
 from ..tree import ClusterTree, as_tree_pair
 from . import dense, interpolative
+from .chebyshev import ChebyshevInterpolation
 from .partitions import for_nested_bases
 from .sampled import FarField
 from .structure import warn_if_oscillatory
@@ -187,7 +188,8 @@ class H2Constructors:
         cls, kernel: Kernel, points: Any, tree: TreeLike = None, *, column_points: Any = None, rtol: float = 1e-8,
         atol: float = 0.0, max_rank: int | None = None, symmetric: bool | None = None, leaf_size: int = 64,
         admissibility: Admissibility | None = None, partition: BlockPartition | None = None,
-        far_field: FarField | None = None, on_the_fly: bool = False, rng: RandomLike = 0, progress: Progress = None,
+        far_field: FarField | ChebyshevInterpolation | None = None, on_the_fly: bool = False, rng: RandomLike = 0,
+        progress: Progress = None,
     ) -> Any:  # fmt: skip
         """Compress the matrix of a kernel function on points, in any dimension.
 
@@ -205,7 +207,7 @@ class H2Constructors:
         symmetric : bool, optional
             Store one basis and half of the blocks. Default: what the kernel object says of itself, for one set of
             points; plain functions count as not symmetric.
-        far_field : SampledFarField, ProxySurface or SelectedProxies, optional
+        far_field : SampledFarField, ProxySurface, SelectedProxies or ChebyshevInterpolation, optional
             By what a node knows the far field that its basis has to serve; default `SampledFarField()`, for any kernel.
         on_the_fly : bool
             Store the bases only, and evaluate couplings and near field from the kernel in each product: a tenth of the
@@ -322,8 +324,8 @@ class H2Constructors:
 
 def _from_source(
     cls: Any, source: EntrySource, partition: BlockPartition, rtol: float, atol: float, max_rank: int | None,
-    symmetric: bool, rng: RandomLike, progress: Progress, *, far_field: FarField | None = None,
-    on_the_fly: bool = False,
+    symmetric: bool, rng: RandomLike, progress: Progress, *,
+    far_field: FarField | ChebyshevInterpolation | None = None, on_the_fly: bool = False,
 ) -> Any:  # fmt: skip
     """Build, check on entries of every coupling, and build again more finely until the check passes."""
     from .certify import by_entries
@@ -343,6 +345,12 @@ def _from_source(
         )
     norm = estimated_norm(source, compiled, stored, symmetric, _check.generator(rng))
     asked = max(tolerance, atol / norm if norm > 0 else 0.0)
+    if isinstance(far_field, ChebyshevInterpolation):
+        found = _interpolated(
+            cls, source, compiled, partition, far_field, asked=asked, norm=norm, max_rank=cap, symmetric=symmetric,
+            rng=_check.generator(rng), on_the_fly=on_the_fly,
+        )  # fmt: skip
+        return finished(found, found.certificate, cap)
     rule, best = interpolative.Rule.for_tolerance(asked, _dimension(partition), far_field), None
     for _attempt in range(ATTEMPTS):
         storage, starved = interpolative.build(
@@ -359,6 +367,14 @@ def _from_source(
         rule = rule.finer(certificate.upper_bound / certificate.asked, starved=starved)
     assert best is not None
     return finished(best, best.certificate, cap)
+
+
+def _interpolated(cls: Any, source: Any, *given: Any, on_the_fly: bool, **options: Any) -> Any:
+    from . import chebyshev
+
+    if on_the_fly:
+        raise TypeError("on_the_fly=True needs skeletons, which ChebyshevInterpolation has not; leave one of them out")
+    return chebyshev.build(cls, source, *given, **options)
 
 
 def _dimension(partition: BlockPartition) -> int:

@@ -4,8 +4,7 @@ The basis of a node serves its own admissible partners and those of all its ance
 parts, and from each part points are taken in proportion to its size and to a power of how near it is: what is near
 varies most. They are spread evenly over the part's stretch of the tree's order, which is spread evenly in space. Of the
 samples of its parent a node takes every second one. Each sample stands for the points nearest to it, so that the
-weighted samples have the Frobenius norm of the whole far field, in the mean. Partners that touch are left to
-`touching`.
+weighted samples have the Frobenius norm of the whole far field, in the mean. Partners that touch are for `touching`.
 
 Reference: D. Cai, H. Huang, E. Chow, Y. Xi, "Data-driven construction of hierarchical matrices with nested bases", SIAM
 J. Sci. Comput. 46 (2024) S24-S50. Departure: samples come from the order of the tree, not from a farthest-point search.

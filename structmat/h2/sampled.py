@@ -93,13 +93,13 @@ class SampledFarField:
 
     def finer(self, factor: int) -> SampledFarField:
         """The same with more samples."""
-        assert self.per_node is not None
+        assert self.per_node is not None  # resolved
         assert self.touching is not None
         return SampledFarField(factor * self.per_node, self.touching.finer())
 
     def seen_from(self, side: Side) -> SeenSamples:
         """The samples of all nodes."""
-        assert self.per_node is not None
+        assert self.per_node is not None  # resolved
         assert self.touching is not None
         apart, touching = divided(side.tree, side.other, list(side.partition.far))
         levels = far_samples(side.tree, side.other, apart, self.per_node)

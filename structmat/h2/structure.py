@@ -18,8 +18,8 @@ from ..partition import BlockPartition
 
 # waves of the largest admissible clusters beyond which a kernel is called oscillatory
 WAVES = 1000
-# of the bytes of a dense array, and of the entries of the coarsest admissible blocks
-NO_LESS, NOT_COMPRESSED = 0.8, 0.5
+# of the bytes of a dense array, and of the entries of the coarsest admissible blocks; smaller matrices are let pass
+NO_LESS, NOT_COMPRESSED, SMALL = 0.8, 0.5, 1 << 20
 
 
 def warn_if_oscillatory(kernel: Any, partition: BlockPartition) -> None:
@@ -34,11 +34,11 @@ def warn_if_oscillatory(kernel: Any, partition: BlockPartition) -> None:
     largest = float(np.linalg.norm(high - low, axis=1)[partition.far[levels[0]][:, 0]].max())
     waves = (0.5 * wavenumber * largest) ** (low.shape[1] - 1)
     if waves > WAVES:
+        phase = wavenumber * max(diameters)
         warnings.warn(
-            f"H2 is the wrong tool for this oscillatory kernel: wavenumber * diameter = "
-            f"{wavenumber * max(diameters):.3g} is {wavenumber * max(diameters) / (2 * np.pi):.3g} wavelengths, ranks "
-            f"grow with the size of the clusters, to about {waves:.3g}; use a directional method or a fast multipole "
-            f"method for high frequencies (to stop here, "
+            f"H2 is the wrong tool for this oscillatory kernel: wavenumber * diameter = {phase:.3g} is "
+            f"{phase / (2 * np.pi):.3g} wavelengths: ranks grow with the size of the clusters, to about {waves:.3g}; "
+            "use a directional method or a fast multipole method for high frequencies (to stop here, "
             'warnings.simplefilter("error", structmat.exceptions.StructureWarning))',
             StructureWarning,
             stacklevel=4,
@@ -60,7 +60,12 @@ def warn_if_not_compressed(
     coarse = np.flatnonzero(area[: stored.depth] > 0)
     near = len(stored.near[-1]) * rows.leaf_size * cols.leaf_size
     total, dense = near + kept.sum(), near + area.sum()
-    if not len(coarse) or total < NO_LESS * dense or kept[coarse[0]] < NOT_COMPRESSED * area[coarse[0]]:
+    if (
+        not len(coarse)
+        or rows.n * cols.n < SMALL
+        or total < NO_LESS * dense
+        or kept[coarse[0]] < NOT_COMPRESSED * area[coarse[0]]
+    ):
         return
     means = [round(float(r[r > 0].mean())) for r in row_ranks[::-1] if (r > 0).any()]
     warnings.warn(

@@ -7,7 +7,7 @@ import pytest
 
 import structmat as sm
 from structmat.exceptions import StructureWarning
-from structmat.h2 import ProxySurface, SampledFarField, SelectedProxies
+from structmat.h2 import ChebyshevInterpolation, ProxySurface, SampledFarField, SelectedProxies
 from structmat.kernelfunctions import Gaussian, Helmholtz, Laplace, Matern, Stokes
 
 FAR_FIELDS = [SampledFarField(), ProxySurface(), SelectedProxies()]
@@ -46,6 +46,30 @@ def test_far_fields_of_greens_functions(kernel, n, rtol, far_field):
 )
 def test_far_fields_of_other_kernels(kernel, dim, rtol, far_field):
     checked(kernel, cloud(1200, dim), rtol, far_field=far_field)
+
+
+@pytest.mark.parametrize(("n", "rtol"), [(3000, 1e-5), (2500, 1e-3)], ids=["2-D", "3-D"])
+def test_chebyshev_after_recompression_is_as_small_as_skeletons(n, rtol):
+    dim = 2 if rtol < 1e-4 else 3
+    points = cloud(n, dim)
+    a = checked(Laplace(dim=dim), points, rtol, far_field=ChebyshevInterpolation())
+    assert a.nbytes <= 1.3 * sm.H2Matrix.from_kernel(Laplace(dim=dim), points, rtol=rtol).nbytes
+
+
+def test_chebyshev_with_plain_nonsymmetric_kernels_on_two_point_sets():
+    def drifting(x, y):
+        d = x[:, None] - y[None, :]
+        return np.exp(-2.0 * d) / (np.abs(d) + 0.05)
+
+    a = checked(drifting, cloud(700, 1)[:, 0], 1e-7, cloud(500, 1, 1)[:, 0], far_field=ChebyshevInterpolation())
+    assert a.shape == (700, 500)
+
+
+def test_chebyshev_refuses_what_it_cannot_interpolate():
+    with pytest.raises(ValueError, match="one, two or three coordinates"):
+        sm.H2Matrix.from_kernel(Gaussian(1.0), cloud(300, 4), far_field=ChebyshevInterpolation())
+    with pytest.raises(TypeError, match="leave one of them out"):
+        sm.H2Matrix.from_kernel(Gaussian(1.0), cloud(300, 2), far_field=ChebyshevInterpolation(), on_the_fly=True)
 
 
 def test_two_proxies_serve_the_exponential_on_a_line():
@@ -111,11 +135,9 @@ def test_a_hundred_wavelengths_are_refused_before_anything_is_built():
             evaluated.append(np.shape(x)[-2] * np.shape(y)[-2])
             return super().__call__(x, y)
 
-    kernel = Counted(wavenumber=200.0 * np.pi, dim=3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", StructureWarning)
-        with pytest.raises(StructureWarning, match=r"oscillatory.*wavelengths"):
-            sm.H2Matrix.from_kernel(kernel, cloud(20000, 3), rtol=1e-6)
+    # warnings are errors in these tests
+    with pytest.raises(StructureWarning, match=r"oscillatory.*wavelengths"):
+        sm.H2Matrix.from_kernel(Counted(wavenumber=200.0 * np.pi, dim=3), cloud(20000, 3), rtol=1e-6)
     assert sum(evaluated) < 100
 
 
