@@ -145,9 +145,14 @@ class _Products:
     def _require_worthwhile(self, count: int) -> None:
         """Samples must take fewer products than columns do."""
         columns, spent = self.source.shape[1], self.source.products - self.supply.start
-        affordable = self.limit is None or spent + columns <= self.limit
-        worse = self.supply.sides * count >= columns
-        if worse and columns <= BY_COLUMNS and affordable and not self.by_columns:
+        if self.by_columns or self.supply.sides * count < columns:
+            return
+        if columns > BY_COLUMNS:
+            raise TooFewSamplesError(
+                f"the build needs {count} random vectors, and products with them take more than the {columns} columns "
+                "of the matrix do: ask for a larger rtol, give entries, or take a tree with smaller leaves"
+            )
+        if self.limit is None or spent + columns <= self.limit:
             raise _ColumnsAreFewer
 
     def _take_columns(self) -> None:

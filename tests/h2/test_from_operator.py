@@ -135,7 +135,7 @@ def test_starvation_is_cured(with_entries, monkeypatch):
     assert op.forward > 2 + CHECKS
 
 
-def test_full_rank_takes_the_columns():
+def test_full_rank_takes_the_columns(monkeypatch):
     dense = np.random.default_rng(0).standard_normal((300, 300))
     op = Counter(dense)
     a = sm.H2Matrix.from_operator(op, leaf_size=8, rtol=1e-8)
@@ -143,6 +143,9 @@ def test_full_rank_takes_the_columns():
     assert op.forward >= 300
     with pytest.raises(TooFewSamplesError, match="raise max_probes"):
         sm.H2Matrix.from_operator(op, leaf_size=8, rtol=1e-8, max_probes=250)
+    monkeypatch.setattr("structmat.h2.from_products.BY_COLUMNS", 200)
+    with pytest.raises(TooFewSamplesError, match="more than the 300 columns of the matrix do"):
+        sm.H2Matrix.from_operator(op, leaf_size=8, rtol=1e-8)
 
 
 @pytest.mark.parametrize("with_entries", [True, False])
