@@ -150,9 +150,9 @@ class MatrixAlgebra:
     def to_mixed_precision(self: Any, *, rtol: float | None = None) -> Any:
         """The same matrix with numbers in half the precision wherever the tolerance allows it.
 
-        A matrix of float64 (complex128) keeps its dtype, but stores float32 (complex64) for the dense blocks, and for
-        the columns of low-rank blocks, that can bear it: fewer bytes, and so a faster product with a vector. Products
-        take vectors of the dtype, and sum in it.
+        A matrix of float64 (complex128) keeps its dtype, but stores float32 (complex64) for what can bear it: dense
+        blocks, columns of low-rank blocks, and for nested bases couplings and the bases of whole levels. Fewer bytes,
+        and so a faster product with a vector. Products take vectors of the dtype, and sum in it.
 
         Parameters
         ----------
@@ -195,9 +195,7 @@ class MatrixAlgebra:
 
     def _mixed(self: Any, rtol: float) -> tuple[Any, float]:
         """The matrix in mixed precision, or itself, and a bound of the relative error made, at most `rtol`."""
-        raise TypeError(
-            f"a {type(self).__name__} has no mixed precision; HODLR and H-matrices have: HODLRMatrix.from_structured(A)"
-        )
+        raise TypeError(f"a {type(self).__name__} has no mixed precision; HODLR, HSS, H- and H2-matrices have")
 
     @property
     def nbytes_by_dtype(self: Any) -> dict[str, int]:

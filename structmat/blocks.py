@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._backend import like, namespace, numpy_dtype
+from ._backend import conj, like, namespace, numpy_dtype
 from ._typing import Array, IntArray, NumpyArray
 from .exceptions import ShapeError
 
@@ -161,6 +161,32 @@ class RaggedBatch:
         return BlockBatch(padded_blocks(self.data, self.heights, self.widths, p, q), self.rows, self.cols)
 
 
+def _inside(b: RaggedBatch) -> tuple[IntArray, IntArray, IntArray]:
+    """For each number of a batch its block, row and column."""
+    sizes = b.heights * b.widths
+    block = np.repeat(np.arange(len(b)), sizes)
+    flat = np.arange(len(block)) - b.starts[block]
+    widths = np.maximum(b.widths[block], 1)
+    return block, flat // widths, flat % widths
+
+
+def turned(b: RaggedBatch) -> RaggedBatch:
+    """The conjugate transposes of the blocks, at the mirrored places."""
+    block, i, j = _inside(b)
+    source = np.empty(len(block), dtype=np.int64)
+    source[b.starts[block] + j * b.heights[block] + i] = np.arange(len(block))
+    data = namespace(b.data).take(conj(b.data), like(source, b.data), axis=0) if len(block) else b.data
+    return RaggedBatch(data, b.cols, b.rows, b.widths, b.heights)
+
+
+def chosen(b: RaggedBatch, blocks: IntArray) -> RaggedBatch:
+    """Some of the blocks of a batch."""
+    sizes = (b.heights * b.widths)[blocks]
+    first = np.cumsum(sizes) - sizes
+    index = np.repeat(b.starts[blocks] - first, sizes) + np.arange(int(sizes.sum()))
+    return RaggedBatch(b.data[index], b.rows[blocks], b.cols[blocks], b.heights[blocks], b.widths[blocks])
+
+
 @dataclass(frozen=True)
 class RaggedBasis:
     """A nested basis in which each node has a rank of its own; see `NestedBasis`.
@@ -268,6 +294,10 @@ class RaggedBasis:
 
     def _shapes(self, level: int) -> tuple[IntArray, IntArray]:
         return self.ranks[level - 1], self.heights(level)
+
+    def conj(self) -> RaggedBasis:
+        """The complex conjugate; identity parts are kept."""
+        return RaggedBasis(tuple(conj(a) for a in self.levels), self.ranks, self.leaf_size, self.orders)
 
     def map(self, function: Any) -> RaggedBasis:
         """The basis with `function` applied to the array of each level; identity parts are written out."""

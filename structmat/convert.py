@@ -79,8 +79,8 @@ def to_h2(
     tolerance = _checked(other, rtol)
     trees = other.row_tree, other.col_tree
     own = admissibility is None and partition is None
-    if own and rtol is None and isinstance(other, H2Matrix):
-        return other
+    if own and isinstance(other, H2Matrix):
+        return other if rtol is None else other.truncate(rtol=tolerance)
     if own and rtol is None and isinstance(other, HSSMatrix):
         return cls(of_hss(other.generators), *trees, _certificate(tolerance, 0.0, 0.0, 0.0, other.dtype))
     if own:

@@ -328,7 +328,7 @@ def _assembled(path: Path, header: dict[str, Any], arrays: Arrays) -> Any:
         col_tree = _tree("col", header["trees"]["col"], native) if "col" in header["trees"] else row_tree
         certificate = Certificate(**_restored(header["certificate"]))
         return _FORMATS[header["class"]][1](header, native, row_tree, col_tree, certificate)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise FileFormatError(f"{path} is no valid matrix, though its checksum is right: {error}") from error
 
 
@@ -365,6 +365,8 @@ def _basis_of(arrays: Arrays, side: str, depth: int) -> tuple[Any, Any, Any]:
 
 
 def _hss_arrays(matrix: Any) -> tuple[dict[str, Any], Arrays]:
+    if matrix.mixed_precision:
+        return _mixed_arrays(matrix)
     g = matrix.generators
     arrays = {"diagonal": g.diagonal, **_basis_arrays(g, g.symmetric)}
     arrays.update({f"couplings/{level}": b for level, b in enumerate(g.couplings, start=1)})
@@ -384,6 +386,10 @@ def _hss_matrix(
     depth = row_tree.depth
     rows = NestedBasis(*_basis_of(arrays, "row", depth))
     cols = rows if header["symmetric"] else NestedBasis(*_basis_of(arrays, "col", depth))
+    if "mixed" in header:
+        mixed = _mixed_matrix(HSSMatrix, header, arrays, rows, cols, (row_tree, col_tree), certificate)
+        HSSMatrix(mixed.generators, row_tree, col_tree, certificate)  # raises where something does not fit
+        return mixed
     couplings = _by_level(arrays, "couplings", depth)
     return HSSMatrix(
         Generators(arrays["diagonal"], rows, cols, couplings, header["symmetric"]),
@@ -394,11 +400,32 @@ def _hss_matrix(
 
 
 def _h2_arrays(matrix: Any) -> tuple[dict[str, Any], Arrays]:
+    if matrix.mixed_precision:
+        return _mixed_arrays(matrix)
     blocks = matrix.blocks
-    arrays = {"near/data": blocks.near.data, "near/places": _places(blocks.near), **_basis_arrays(blocks, blocks.half)}
-    for level, batch in enumerate(blocks.couplings, start=1):
-        arrays.update({f"couplings/{level}/data": batch.data, f"couplings/{level}/places": _places(batch)})
+    arrays = {**_across_arrays("", blocks), **_basis_arrays(blocks, blocks.half)}
     return {"symmetric": bool(blocks.half)}, arrays
+
+
+def _across_arrays(prefix: str, blocks: Any) -> Arrays:
+    """The arrays of near field and couplings."""
+    arrays = {f"{prefix}near/data": blocks.near.data, f"{prefix}near/places": _places(blocks.near)}
+    for level, batch in enumerate(blocks.couplings, start=1):
+        key = f"{prefix}couplings/{level}"
+        arrays.update({f"{key}/data": batch.data, f"{key}/places": _places(batch)})
+    return arrays
+
+
+def _across(prefix: str, arrays: Arrays, rows: Any, cols: Any) -> tuple[BlockBatch, tuple[Any, ...]]:
+    """Near field and couplings, the latter of the ranks of their nodes where the bases are ragged."""
+    couplings: list[Any] = []
+    for level in range(1, rows.depth + 1):
+        data, (i, j) = arrays[f"{prefix}couplings/{level}/data"], _columns(arrays[f"{prefix}couplings/{level}/places"])
+        if isinstance(rows, RaggedBasis):
+            couplings.append(RaggedBatch(data, i, j, rows.ranks[level - 1][i], cols.ranks[level - 1][j]))
+        else:
+            couplings.append(BlockBatch(data, i, j))
+    return BlockBatch(arrays[f"{prefix}near/data"], *_columns(arrays[f"{prefix}near/places"])), tuple(couplings)
 
 
 def _h2_matrix(
@@ -413,16 +440,34 @@ def _h2_matrix(
 
     rows = basis("row", row_tree)
     cols = rows if header["symmetric"] else basis("col", col_tree)
-    couplings = []
-    for level in range(1, row_tree.depth + 1):
-        i, j = _columns(arrays[f"couplings/{level}/places"])
-        heights, widths = rows.ranks[level - 1][i], cols.ranks[level - 1][j]
-        couplings.append(RaggedBatch(arrays[f"couplings/{level}/data"], i, j, heights, widths))
-    near = BlockBatch(arrays["near/data"], *_columns(arrays["near/places"]))
-    blocks = H2Blocks(near, tuple(couplings), rows, cols, header["symmetric"])
-    result = H2Matrix(blocks, row_tree, col_tree, certificate)
+    if "mixed" in header:
+        result = _mixed_matrix(H2Matrix, header, arrays, rows, cols, (row_tree, col_tree), certificate)
+        H2Matrix(result.blocks, row_tree, col_tree, certificate)  # raises where something does not fit
+    else:
+        blocks = H2Blocks(*_across("", arrays, rows, cols), rows, cols, header["symmetric"])
+        result = H2Matrix(blocks, row_tree, col_tree, certificate)
     result.partition.require_cover()
     return result
+
+
+def _mixed_arrays(matrix: Any) -> tuple[dict[str, Any], Arrays]:
+    """The arrays of a matrix of nested bases in mixed precision: those of both parts, and of the bases."""
+    storage = matrix._as_seen()
+    arrays = _basis_arrays(storage, storage.half)
+    for prefix, part in zip(_PARTS, storage.parts, strict=True):
+        arrays.update(_across_arrays(prefix, part))
+    return {"symmetric": bool(storage.half), "mixed": True}, arrays
+
+
+def _mixed_matrix(
+    cls: Any, header: dict[str, Any], arrays: Arrays, rows: Any, cols: Any, trees: tuple[ClusterTree, ClusterTree],
+    certificate: Certificate,
+) -> Any:  # fmt: skip
+    from .nested.storage import Across, NestedStorage
+
+    wide, narrow = (_across(prefix, arrays, rows, cols) for prefix in _PARTS)
+    storage = NestedStorage(*wide, rows, cols, half=header["symmetric"], narrow=Across(*narrow))
+    return cls._of_storage(storage, *trees, certificate)
 
 
 def _columns(places: NumpyArray) -> tuple[NumpyArray, NumpyArray]:

@@ -3,6 +3,8 @@
 One product is bound by memory: each stored number is read once. The kernels release the GIL and work on one flat
 buffer; a thread owns subtrees, so that there are two parallel regions a product, and the top levels are serial.
 
+The numbers of a buffer may have half the precision of the vectors: they are widened as they are read.
+
 Indices are unsigned: with signed ones Numba inserts the wrap-around of negative indices, which keeps the loops from
 being vectorised. The fast-math flags allow reordering of sums but keep NaN and Inf.
 """
@@ -112,6 +114,34 @@ def apply_block(buffer, start, p, q, turned, x, source, y, target):
         rows_times(buffer, uint64(start), uint64(p), uint64(q), x, uint64(source), y, uint64(target))
 
 
+@inlined
+def blocks_of_node(
+    buffer, k, other, other_places, pointers, entries, node, adjointly, sources, coefficients, out
+):  # fmt: skip
+    """Add what the blocks that act on a node of rank k contribute to its coefficients, which begin at `out`."""
+    for e in range(pointers[node], pointers[node + 1]):
+        block, source, mirrored = entries[e]
+        apply_block(
+            buffer, block, k, other[source, 2], (mirrored != 0) != adjointly, sources, other_places[source],
+            coefficients, out,
+        )  # fmt: skip
+
+
+@jit
+def nested_across(
+    buffer, basis, places, other, other_places, pointers, entries, adjointly, sources, coefficients, root, split, top,
+    bottom,
+):  # fmt: skip
+    """The couplings alone of the levels `top` .. `bottom` below one node, as in `nested_down`."""
+    for level in range(top, bottom + 1):
+        offset = (1 << level) - 1
+        for node in range(offset + (root << (level - split)), offset + ((root + 1) << (level - split))):
+            blocks_of_node(
+                buffer, basis[node, 2], other, other_places, pointers, entries, node, adjointly, sources, coefficients,
+                uint64(places[node]),
+            )  # fmt: skip
+
+
 @jit
 def nested_up(buffer, basis, orders, places, x, coefficients, root, split, top, bottom, depth):
     """Coefficients of the levels `bottom` .. `top` below node `root` of level `split`, from the leaves up.
@@ -160,12 +190,9 @@ def nested_down(
         for node in range(offset + (root << (level - split)), offset + ((root + 1) << (level - split))):
             start, p, k, index = basis[node]
             out = uint64(places[node])
-            for e in range(pointers[node], pointers[node + 1]):
-                block, source, mirrored = entries[e]
-                apply_block(
-                    buffer, block, k, other[source, 2], (mirrored != 0) != adjointly, sources, other_places[source],
-                    coefficients, out,
-                )  # fmt: skip
+            blocks_of_node(
+                buffer, k, other, other_places, pointers, entries, node, adjointly, sources, coefficients, out
+            )
             if level == depth:
                 below, at = y, uint64((node - offset) * p)
             else:
@@ -184,11 +211,12 @@ def nested_down(
 
 
 @jit
-def near_field(buffer, pointers, entries, adjointly, x, y, first, last, p, q):
-    """Y = (near field) x for the leaves first .. last - 1."""
+def near_field(buffer, pointers, entries, adjointly, x, y, first, last, p, q, fresh):
+    """Y = (near field) x for the leaves first .. last - 1; where not `fresh`, it is added."""
     for node in range(first, last):
-        for j in range(uint64(node * p), uint64((node + 1) * p)):
-            y[j] = 0
+        if fresh:
+            for j in range(uint64(node * p), uint64((node + 1) * p)):
+                y[j] = 0
         for e in range(pointers[node], pointers[node + 1]):
             block, source, mirrored = entries[e]
             apply_block(buffer, block, p, q, (mirrored != 0) != adjointly, x, source * q, y, node * p)

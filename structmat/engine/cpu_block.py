@@ -10,17 +10,39 @@ from __future__ import annotations
 import numpy as np
 
 from .cpu import jit
+from .cpu_flat import widened
 
 
 @jit
-def block_times(buffer, start, p, q, turned, source, target, work):
+def block_times(buffer, start, p, q, turned, source, target, work, room):
     """As `cpu.apply_block`, for the rows `source` of the vectors and the rows `target` of the result."""
+    numbers = widened(buffer, start, p * q, room)
     if turned:
-        block = np.ascontiguousarray(np.conj(buffer[start : start + p * q].reshape((q, p)).T))
-        np.dot(block, source, work[:p])
+        np.dot(np.ascontiguousarray(np.conj(numbers.reshape((q, p)).T)), source, work[:p])
     else:
-        np.dot(buffer[start : start + p * q].reshape((p, q)), source, work[:p])
+        np.dot(numbers.reshape((p, q)), source, work[:p])
     target += work[:p]
+
+
+@jit
+def block_across(
+    buffer, basis, places, other, other_places, pointers, entries, adjointly, sources, coefficients, root, split, top,
+    bottom,
+):  # fmt: skip
+    """As `cpu.nested_across`."""
+    tallest = basis[:, 2].max()
+    work = np.empty((tallest, sources.shape[1]), dtype=sources.dtype)
+    room = np.empty(tallest * other[:, 2].max(), dtype=sources.dtype)
+    for level in range(top, bottom + 1):
+        offset = (1 << level) - 1
+        for node in range(offset + (root << (level - split)), offset + ((root + 1) << (level - split))):
+            k = basis[node, 2]
+            own = coefficients[places[node] : places[node] + k]
+            for e in range(pointers[node], pointers[node + 1]):
+                block, source, mirrored = entries[e]
+                q, first = other[source, 2], other_places[source]
+                turned = (mirrored != 0) != adjointly
+                block_times(buffer, block, k, q, turned, sources[first : first + q], own, work, room)
 
 
 @jit
@@ -29,6 +51,7 @@ def block_up(buffer, basis, orders, places, x, coefficients, root, split, top, b
     columns = x.shape[1]
     work = np.empty((basis[:, 1].max(), columns), dtype=x.dtype)
     product = np.empty((basis[:, 2].max(), columns), dtype=x.dtype)
+    room = np.empty((basis[:, 1] * basis[:, 2]).max(), dtype=x.dtype)
     for level in range(bottom, top - 1, -1):
         offset = (1 << level) - 1
         for node in range(offset + (root << (level - split)), offset + ((root + 1) << (level - split))):
@@ -41,7 +64,7 @@ def block_up(buffer, basis, orders, places, x, coefficients, root, split, top, b
                 row = below[j] if index < 0 else below[orders[index + k + j]]
                 for c in range(columns):
                     work[j, c] = np.conj(row[c])
-            np.dot(buffer[start : start + rest * k].reshape((k, rest)), work[:rest], product[:k])
+            np.dot(widened(buffer, start, rest * k, room).reshape((k, rest)), work[:rest], product[:k])
             for j in range(k):
                 for c in range(columns):
                     out[j, c] = np.conj(product[j, c])
@@ -55,7 +78,9 @@ def block_down(
     split, top, bottom, depth,
 ):  # fmt: skip
     """As `cpu.nested_down`; y (leaves p, m)."""
-    work = np.empty((max(basis[:, 1].max(), basis[:, 2].max()), y.shape[1]), dtype=y.dtype)
+    widest = basis[:, 2].max()
+    work = np.empty((max(basis[:, 1].max(), widest), y.shape[1]), dtype=y.dtype)
+    room = np.empty(max((basis[:, 1] * basis[:, 2]).max(), widest * other[:, 2].max()), dtype=y.dtype)
     for level in range(top, bottom + 1):
         offset = (1 << level) - 1
         for node in range(offset + (root << (level - split)), offset + ((root + 1) << (level - split))):
@@ -66,10 +91,10 @@ def block_down(
                 block, source, mirrored = entries[e]
                 q, first = other[source, 2], other_places[source]
                 turned = (mirrored != 0) != adjointly
-                block_times(buffer, block, k, q, turned, sources[first : first + q], own, work)
+                block_times(buffer, block, k, q, turned, sources[first : first + q], own, work, room)
             at = (node - offset) * p if level == depth else places[2 * node + 1]
             below = (y if level == depth else coefficients)[at : at + p]
-            np.dot(buffer[start : start + rest * k].reshape((k, rest)).T, own, work[:rest])
+            np.dot(widened(buffer, start, rest * k, room).reshape((k, rest)).T, own, work[:rest])
             if index < 0:
                 below += work[:rest]
                 continue
@@ -80,13 +105,14 @@ def block_down(
 
 
 @jit
-def block_near(buffer, pointers, entries, adjointly, x, y, first, last, p, q):
-    """As `cpu.near_field`; y (leaves p, m) is overwritten."""
-    y[first * p : last * p] = 0
-    work = np.empty((p, y.shape[1]), dtype=y.dtype)
+def block_near(buffer, pointers, entries, adjointly, x, y, first, last, p, q, fresh):
+    """As `cpu.near_field`; y (leaves p, m)."""
+    if fresh:
+        y[first * p : last * p] = 0
+    work, room = np.empty((p, y.shape[1]), dtype=y.dtype), np.empty(p * q, dtype=y.dtype)
     for node in range(first, last):
         target = y[node * p : (node + 1) * p]
         for e in range(pointers[node], pointers[node + 1]):
             block, source, mirrored = entries[e]
             turned = (mirrored != 0) != adjointly
-            block_times(buffer, block, p, q, turned, x[source * q : (source + 1) * q], target, work)
+            block_times(buffer, block, p, q, turned, x[source * q : (source + 1) * q], target, work, room)

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba import uint64
+from numba import types, uint64
+from numba.extending import overload
 
 from .cpu import jit
+
+
+def number(buffer: Any, at: int) -> Any:
+    """Entry `at` of a buffer, or of two that follow each other, of which the first has the wider numbers."""
+    if not isinstance(buffer, tuple):
+        return buffer[at]
+    wide, narrow = buffer
+    return wide[at] if at < wide.size else wide.dtype.type(narrow[at - wide.size])
+
+
+@overload(number)
+def _number(buffer, at):
+    if isinstance(buffer, types.Array):
+        return lambda buffer, at: buffer[at]
+
+    def of_two(buffer, at):
+        wide, narrow = buffer
+        if at < wide.size:
+            return wide[at]
+        return wide.dtype.type(narrow[uint64(at) - uint64(wide.size)])
+
+    return of_two
 
 
 @jit
@@ -28,17 +53,17 @@ def climb(buffer, table, orders, node, local, target, out, work):
             length = p - k
             for place in range(p):
                 row = orders[index + place] - shift
-                work[place] = out[row] if 0 <= row < below else buffer.dtype.type(0)
+                work[place] = out[row] if 0 <= row < below else out.dtype.type(0)
             for c in range(k):
                 out[c] = work[c]
             for i in range(length):
                 work[i] = work[k + i]
         height = uint64(p if index < 0 else p - k)
         for c in range(uint64(k)):
-            s = buffer.dtype.type(0)
+            s = out.dtype.type(0)
             column = uint64(block) + c * height
             for i in range(uint64(length)):
-                s += work[i] * buffer[column + i]
+                s += work[i] * number(buffer, column + i)
             out[c] += s
 
 
@@ -48,7 +73,7 @@ def leaf_row(buffer, entry, orders, local, out):
     start, p, k, index = entry
     if index < 0:
         for c in range(k):
-            out[c] = buffer[start + c * p + local]
+            out[c] = number(buffer, start + c * p + local)
         return
     place = 0
     while orders[index + place] != local:
@@ -57,14 +82,14 @@ def leaf_row(buffer, entry, orders, local, out):
         if place < k:
             out[c] = 1 if c == place else 0
         else:
-            out[c] = buffer[start + c * (p - k) + place - k]
+            out[c] = number(buffer, start + c * (p - k) + place - k)
 
 
 @jit
 def basis_rows(buffer, table, orders, nodes, leaves, local, out, first, last):
     """Rows of the bases of some nodes, out (m, k): of the index at `local` in the leaf `leaves[m]` below `nodes[m]`."""
-    work = np.empty(max(table[:, 1].max(), table[:, 2].max()), dtype=buffer.dtype)
-    row = np.empty(table[:, 2].max(), dtype=buffer.dtype)
+    work = np.empty(max(table[:, 1].max(), table[:, 2].max()), dtype=out.dtype)
+    row = np.empty(table[:, 2].max(), dtype=out.dtype)
     for m in range(first, last):
         climb(buffer, table, orders, leaves[m], local[m], nodes[m], row, work)
         for c in range(table[nodes[m], 2]):
@@ -83,32 +108,32 @@ def nested_entries(
     stands for its adjoint there.
     """
     width = max(row_table[:, 2].max(), col_table[:, 2].max())
-    left, right = np.empty(width, dtype=buffer.dtype), np.empty(width, dtype=buffer.dtype)
-    work = np.empty(max(row_table[:, 1].max(), col_table[:, 1].max(), width), dtype=buffer.dtype)
+    left, right = np.empty(width, dtype=values.dtype), np.empty(width, dtype=values.dtype)
+    work = np.empty(max(row_table[:, 1].max(), col_table[:, 1].max(), width), dtype=values.dtype)
     for m in range(first, last):
         block, p, q = blocks[m]
         if mirrored[m] == 2:
-            values[m] = buffer[block + row_local[m] * q + col_local[m]]
+            values[m] = number(buffer, block + row_local[m] * q + col_local[m])
             continue
         if mirrored[m] == 3:
-            values[m] = np.conj(buffer[block + col_local[m] * q + row_local[m]])
+            values[m] = np.conj(number(buffer, block + col_local[m] * q + row_local[m]))
             continue
         climb(buffer, row_table, orders, row_leaf[m], row_local[m], row_nodes[m], left, work)
         climb(buffer, col_table, orders, col_leaf[m], col_local[m], col_nodes[m], right, work)
-        total = buffer.dtype.type(0)
+        total = values.dtype.type(0)
         if mirrored[m] == 1:  # sum of left_i conj(B_ji) conj(right_j)
             for j in range(p):
-                part = buffer.dtype.type(0)
+                part = values.dtype.type(0)
                 row = uint64(block + j * q)
                 for i in range(uint64(q)):
-                    part += left[i] * np.conj(buffer[row + i])
+                    part += left[i] * np.conj(number(buffer, row + i))
                 total += part * np.conj(right[j])
         else:
             for i in range(p):
-                part = buffer.dtype.type(0)
+                part = values.dtype.type(0)
                 row = uint64(block + i * q)
                 for j in range(uint64(q)):
-                    part += buffer[row + j] * np.conj(right[j])
+                    part += number(buffer, row + j) * np.conj(right[j])
                 total += left[i] * part
         values[m] = total
 

@@ -76,7 +76,7 @@ def nested_apply(
     y = apply_blocks(near, x, x.shape[0], half=half, adjointly=adjointly)
     coefficients, below = {}, x
     for level in range(depth, 0, -1):
-        basis = source[level]
+        basis = as_dtype_of(source[level], x)
         below = xp.matmul(adjoint(basis), xp.reshape(below, (2**level, basis.shape[1], columns)))
         coefficients[level] = below
     above = None
@@ -84,7 +84,7 @@ def nested_apply(
         here = apply_blocks(couplings[level - 1], coefficients[level], 2**level, half=half, adjointly=adjointly)
         if above is not None:
             here = here + xp.reshape(above, (2**level, target.width(level), columns))
-        above = xp.matmul(target[level], here)
+        above = xp.matmul(as_dtype_of(target[level], x), here)
     return y if above is None else y + above
 
 

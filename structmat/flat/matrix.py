@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -24,9 +24,6 @@ from .norms import frobenius, inner
 from .repartition import lower_half, repartition
 from .special import FlatSpecialConstructors
 from .storage import FlatBlocks, FlatStorage
-
-if TYPE_CHECKING:
-    import scipy.sparse.linalg as spla
 
 __all__ = ["FlatMatrix"]
 
@@ -211,7 +208,7 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StructuredMatrix):
         """
         self._require_same_trees(other, "the operands of a sum")
         tolerance = self._tolerance(rtol, other)
-        its, error = self._on_my_partition(other, 0.25 * tolerance)
+        its, error = self._on_my_partition(other, 0.05 * tolerance)
         rest = tolerance if error == 0.0 else 0.5 * tolerance
         return self._result(arithmetic.add(self.blocks, its), rest, spent=error, asked=tolerance)
 
@@ -256,33 +253,6 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StructuredMatrix):
         """
         cap = None if max_rank is None else _check.positive_integer(max_rank, "max_rank", minimum=0)
         return self._result(self.blocks, self._tolerance(rtol), atol=_check.tolerance(atol, "atol"), max_rank=cap)
-
-    def as_preconditioner(self, *, rtol: float = 1e-3, positive_definite: bool = False) -> spla.LinearOperator:
-        """A^-1 to a loose tolerance, as the argument `M` of the Krylov solvers of SciPy and PyAMG.
-
-        Parameters
-        ----------
-        rtol : float
-            The matrix is truncated to this tolerance before it is factored; an H-matrix is factored to it.
-        positive_definite : bool
-            The symmetric factorisation, as `cg` needs it.
-
-        Examples
-        --------
-        >>> import numpy as np, structmat as sm
-        >>> from scipy.sparse.linalg import gmres
-        >>> kernel = sm.kernelfunctions.Exponential(length=0.1)
-        >>> A = sm.HMatrix.from_kernel(kernel, np.random.default_rng(0).random((500, 2)), rtol=1e-8)
-        >>> x, info = gmres(A.aslinearoperator(), np.ones(500), M=A.as_preconditioner(rtol=1e-3), rtol=1e-6)
-        >>> info
-        0
-        """
-        operator: spla.LinearOperator = self._factored_to(rtol, positive_definite).as_preconditioner()
-        return operator
-
-    def _factored_to(self, rtol: float, positive_definite: bool) -> Any:
-        factorize: Any = self.truncate(rtol=rtol).factorize
-        return factorize(positive_definite=positive_definite)
 
     def _largest_entry(self) -> float:
         """A bound of the largest absolute value of an entry."""

@@ -158,8 +158,8 @@ class FlatSpecialConstructors:
 
         Notes
         -----
-        Nested bases are written out exactly. Blocks that lie inside those of `other` are cut out exactly; larger ones are put together from the leaves up.
-        Then all are recompressed. Cost O(n k^2 log n).
+        Nested bases are written out exactly. Blocks that lie inside those of `other` are cut out exactly; larger ones
+        are put together from the leaves up. Then all are recompressed. Cost O(n k^2 log n).
 
         Examples
         --------

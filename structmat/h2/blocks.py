@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .._backend import adjoint, conj, like, namespace
-from .._typing import Array, IntArray, NumpyArray
-from ..blocks import BlockBatch, RaggedBasis, RaggedBatch
+from .._backend import adjoint, conj
+from .._typing import Array, NumpyArray
+from ..blocks import BlockBatch, RaggedBasis, RaggedBatch, chosen, turned
+
+__all__ = ["H2Blocks", "chosen", "turned"]
 
 
 @dataclass(frozen=True)
@@ -83,29 +85,3 @@ class H2Blocks:
                 )
             )  # fmt: skip
         return H2Blocks(near, tuple(couplings), self.row_basis, self.row_basis)
-
-
-def _inside(b: RaggedBatch) -> tuple[IntArray, IntArray, IntArray]:
-    """For each number of a batch its block, row and column."""
-    sizes = b.heights * b.widths
-    block = np.repeat(np.arange(len(b)), sizes)
-    flat = np.arange(len(block)) - b.starts[block]
-    widths = np.maximum(b.widths[block], 1)
-    return block, flat // widths, flat % widths
-
-
-def turned(b: RaggedBatch) -> RaggedBatch:
-    """The conjugate transposes of the blocks, at the mirrored places."""
-    block, i, j = _inside(b)
-    source = np.empty(len(block), dtype=np.int64)
-    source[b.starts[block] + j * b.heights[block] + i] = np.arange(len(block))
-    data = namespace(b.data).take(conj(b.data), like(source, b.data), axis=0) if len(block) else b.data
-    return RaggedBatch(data, b.cols, b.rows, b.widths, b.heights)
-
-
-def chosen(b: RaggedBatch, blocks: IntArray) -> RaggedBatch:
-    """Some of the blocks of a batch."""
-    sizes = (b.heights * b.widths)[blocks]
-    first = np.cumsum(sizes) - sizes
-    index = np.repeat(b.starts[blocks] - first, sizes) + np.arange(int(sizes.sum()))
-    return RaggedBatch(b.data[index], b.rows[blocks], b.cols[blocks], b.heights[blocks], b.widths[blocks])

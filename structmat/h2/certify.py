@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # up to this many entries the error is computed and not estimated
 EXACT_ENTRIES = 1 << 17
-# indices drawn in each node, at least, and entries looked at in all, at least
+# indices drawn in each node, at least, and entries looked at in all, at least: on each level as many
 DRAWN = 4
 SAMPLED_ENTRIES = 1 << 17
 
@@ -56,12 +56,14 @@ def _stratified(a: H2Matrix, source: EntrySource, rng: np.random.Generator) -> t
     storage, packed = a._storage, a._storage.packed()
     far, _near = storage.block_places()
     blocks = sum(len(places) for places in far)
-    drawn = max(DRAWN, int(np.sqrt(SAMPLED_ENTRIES / max(1, blocks))))
+    budget = SAMPLED_ENTRIES / max(1, sum(len(places) > 0 for places in far))
     stored = cache(a.stored)  # single entries need it: where clusters touch
     total = variance = 0.0
     for level, places in enumerate(far):
         if not len(places):
             continue
+        smallest = int(min(a.row_tree.sizes(level).min(), a.col_tree.sizes(level).min()))
+        drawn = max(2, min(smallest, max(DRAWN, int(np.sqrt(budget / len(places))))))
         rows, left = _drawn(a.row_tree, packed, level, drawn, rng, columns=False)
         cols, right = _drawn(a.col_tree, packed, level, drawn, rng, columns=True)
         values = storage.sampled_couplings(level, left, right)
@@ -69,9 +71,13 @@ def _stratified(a: H2Matrix, source: EntrySource, rng: np.random.Generator) -> t
         exact = source.blocks(a.row_tree.perm[rows[row_nodes]], a.col_tree.perm[cols[col_nodes]])
         sizes = a.row_tree.sizes(level)[row_nodes] * a.col_tree.sizes(level)[col_nodes]
         mirrored = np.where(row_nodes != col_nodes, 2.0, 1.0) if storage.half else 1.0
-        by_row = (np.abs(values - exact) ** 2).mean(axis=2) * (sizes * mirrored)[:, None]
-        total += float(by_row.mean(axis=1).sum())
-        variance += float((by_row.var(axis=1, ddof=1) / drawn).sum())
+        squares = np.abs(values - exact) ** 2 * (sizes * mirrored)[:, None, None]
+        total += float(squares.mean(axis=(1, 2)).sum())
+        # the blocks of a node share the rows, or columns, that were drawn in it: they err together
+        for nodes, shares in ((row_nodes, squares.mean(axis=2)), (col_nodes, squares.mean(axis=1))):
+            together = np.zeros((1 << level, drawn))
+            np.add.at(together, nodes, shares)
+            variance += float((together.var(axis=1, ddof=1) / drawn).sum())
         total += in_corners(a, source, level, places, blocks, rng, lambda _, i, j: entry_values(stored(), i, j))
     return total, float(np.sqrt(variance))
 

@@ -30,6 +30,8 @@ from ..sources import EntrySource, KernelSource, OperatorSource
 from ..tree import ClusterTree, as_tree_pair
 from . import dense, interpolative
 from .partitions import for_nested_bases
+from .sampled import FarField
+from .structure import warn_if_oscillatory
 
 # attempts with tighter tolerances of the nodes, or more samples, before the tolerance is declared out of reach
 ATTEMPTS = 4
@@ -184,8 +186,8 @@ class H2Constructors:
     def from_kernel(
         cls, kernel: Kernel, points: Any, tree: TreeLike = None, *, column_points: Any = None, rtol: float = 1e-8,
         atol: float = 0.0, max_rank: int | None = None, symmetric: bool | None = None, leaf_size: int = 64,
-        admissibility: Admissibility | None = None, partition: BlockPartition | None = None, on_the_fly: bool = False,
-        rng: RandomLike = 0, progress: Progress = None,
+        admissibility: Admissibility | None = None, partition: BlockPartition | None = None,
+        far_field: FarField | None = None, on_the_fly: bool = False, rng: RandomLike = 0, progress: Progress = None,
     ) -> Any:  # fmt: skip
         """Compress the matrix of a kernel function on points, in any dimension.
 
@@ -203,6 +205,8 @@ class H2Constructors:
         symmetric : bool, optional
             Store one basis and half of the blocks. Default: what the kernel object says of itself, for one set of
             points; plain functions count as not symmetric.
+        far_field : SampledFarField, ProxySurface or SelectedProxies, optional
+            By what a node knows the far field that its basis has to serve; default `SampledFarField()`, for any kernel.
         on_the_fly : bool
             Store the bases only, and evaluate couplings and near field from the kernel in each product: a tenth of the
             memory or less, for slower products. For kernels with a compiled form.
@@ -225,12 +229,16 @@ class H2Constructors:
         rows, cols = _point_sets(points, column_points, bool(symmetric))
         source = KernelSource(kernel, rows, cols)
         given = tree if partition is None else _trees_of(partition, tree)
-        trees = _kernel_trees(given, rows, cols, leaf_size, same=column_points is None)
+        trees = _kernel_trees(given, source.row_points, source.col_points, leaf_size, same=column_points is None)
         chosen = cls._partition(trees, admissibility, partition)
         if symmetric is None:
             one_set = column_points is None and trees[0] == trees[1] and chosen.is_symmetric
             symmetric = one_set and bool(getattr(kernel, "symmetric", False))
-        return _from_source(cls, source, chosen, rtol, atol, max_rank, symmetric, rng, progress, on_the_fly=on_the_fly)
+        warn_if_oscillatory(kernel, chosen)
+        return _from_source(
+            cls, source, chosen, rtol, atol, max_rank, symmetric, rng, progress, far_field=far_field,
+            on_the_fly=on_the_fly,
+        )  # fmt: skip
 
     @classmethod
     def from_operator(
@@ -315,7 +323,8 @@ class H2Constructors:
 
 def _from_source(
     cls: Any, source: EntrySource, partition: BlockPartition, rtol: float, atol: float, max_rank: int | None,
-    symmetric: bool, rng: RandomLike, progress: Progress, *, on_the_fly: bool = False,
+    symmetric: bool, rng: RandomLike, progress: Progress, *, far_field: FarField | None = None,
+    on_the_fly: bool = False,
 ) -> Any:  # fmt: skip
     """Build, check on entries of every coupling, and build again more finely until the check passes."""
     from .certify import by_entries
@@ -335,7 +344,7 @@ def _from_source(
         )
     norm = estimated_norm(source, compiled, stored, symmetric, _check.generator(rng))
     asked = max(tolerance, atol / norm if norm > 0 else 0.0)
-    rule, best = interpolative.Rule.for_tolerance(asked, _dimension(partition)), None
+    rule, best = interpolative.Rule.for_tolerance(asked, _dimension(partition), far_field), None
     for _attempt in range(ATTEMPTS):
         storage, starved = interpolative.build(
             source, compiled, partition, allowed=asked * norm, max_rank=cap, symmetric=symmetric, rule=rule,

@@ -64,21 +64,6 @@ class H2Matrix(H2Constructors, H2SpecialConstructors, H2Operations, NestedMatrix
             row_tree, col_tree, certificate,
         )  # fmt: skip
 
-    @classmethod
-    def _of_storage(
-        cls, storage: NestedStorage, row_tree: ClusterTree, col_tree: ClusterTree, certificate: Certificate
-    ) -> H2Matrix:
-        """A matrix of blocks that are in their storage already."""
-        matrix = object.__new__(cls)
-        matrix._hold(storage, row_tree, col_tree, certificate)
-        return matrix
-
-    def _hold(self, storage: NestedStorage, rows: ClusterTree, cols: ClusterTree, certificate: Certificate) -> None:
-        self._storage = storage
-        self._adjointly = self._conjugated = False
-        self.row_tree, self.col_tree = rows, cols
-        self.certificate = certificate
-
     @property
     def blocks(self) -> H2Blocks:
         """Near field, bases and couplings, as this view of the matrix sees them."""
@@ -103,7 +88,7 @@ class H2Matrix(H2Constructors, H2SpecialConstructors, H2Operations, NestedMatrix
         far, near = self._storage.block_places()
         evaluated = ", on the fly" if self.on_the_fly else ""
         return (
-            f"H2Matrix(shape={self.shape}, dtype={self.dtype}, depth={self.row_tree.depth}, "
+            f"H2Matrix(shape={self.shape}, dtype={self._precision()}, depth={self.row_tree.depth}, "
             f"{sum(len(b) for b in far)} couplings and {len(near)} dense blocks{evaluated}, max_rank={self.max_rank}, "
             f"symmetric={self.symmetric}, {self.nbytes / 1e6:.3g} MB)"
         )
@@ -117,17 +102,20 @@ class H2Matrix(H2Constructors, H2SpecialConstructors, H2Operations, NestedMatrix
         """The same matrix with couplings and near field stored."""
         if not self.on_the_fly:
             return self
-        matrix = self._of_storage(self._storage.stored(), self.row_tree, self.col_tree, self.certificate)
-        matrix._adjointly, matrix._conjugated = self._adjointly, self._conjugated
-        return matrix
+        return self._of(self._storage.stored())
 
     def _sub_block(self, rows: IntArray, cols: IntArray) -> NumpyArray:
         if not self.on_the_fly:
             return super()._sub_block(rows, cols)
         return by_products(self, rows, cols)
 
-    def _with_arrays(self, function: Any) -> H2Matrix:
-        return H2Matrix(self.blocks.map(function), self.row_tree, self.col_tree, self.certificate)
+    def _mixed(self, rtol: float) -> tuple[Any, float]:
+        if self.on_the_fly:
+            raise TypeError(
+                "a matrix on the fly stores no blocks that could be in mixed precision; store them first: "
+                "A.stored().to_mixed_precision()"
+            )
+        return super()._mixed(rtol)
 
     def diagonal(self) -> NumpyArray:
         """The main diagonal, (min(m, n),). Cost O(n) where the blocks on it are dense."""

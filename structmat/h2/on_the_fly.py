@@ -118,6 +118,10 @@ class KernelStorage(NestedStorage):
         """The same matrix with its blocks stored: what everything but products works with."""
         return self._rebuild()
 
+    def map(self, function: Callable[[Array], Array]) -> NestedStorage:
+        """`function` on every array of the stored form."""
+        return self.stored().map(function)
+
     def _apply_reference(self, x: Array, adjointly: bool) -> Array:
         return self.stored()._apply_reference(x, adjointly)
 

@@ -65,35 +65,30 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
         for level, data in enumerate(generators.couplings, start=1):
             node = np.arange(0, 2**level, 2 if generators.symmetric else 1)
             couplings.append(BlockBatch(data, node, node ^ 1))
-        self._storage = NestedStorage(
+        storage = NestedStorage(
             BlockBatch(generators.diagonal, near, near),
             tuple(couplings),
             generators.row_basis,
             generators.col_basis,
             half=generators.symmetric,
         )
-        self._adjointly = self._conjugated = False
-        self.row_tree, self.col_tree = row_tree, col_tree
-        self.certificate = certificate
+        self._hold(storage, row_tree, col_tree, certificate)
 
     # ------------------------------------------------------------------------------ properties
 
     @property
     def generators(self) -> Generators:
         """Diagonal blocks, bases and couplings, as this view of the matrix sees them."""
-        s: Any = self._storage
+        s: Any = self._storage.stored()
         stored = Generators(s.near.data, s.row_basis, s.col_basis, tuple(b.data for b in s.couplings), s.half)
         turned = stored.adjoint() if self._adjointly else stored
         return turned.conj() if self._conjugated and self.dtype.kind == "c" else turned
 
     def __repr__(self) -> str:
         return (
-            f"HSSMatrix(shape={self.shape}, dtype={self.dtype}, depth={self.row_tree.depth}, "
+            f"HSSMatrix(shape={self.shape}, dtype={self._precision()}, depth={self.row_tree.depth}, "
             f"max_rank={self.max_rank}, symmetric={self.symmetric}, {self.nbytes / 1e6:.3g} MB)"
         )
-
-    def _with_arrays(self, function: Any) -> HSSMatrix:
-        return HSSMatrix(self.generators.map(function), self.row_tree, self.col_tree, self.certificate)
 
     # ------------------------------------------------------------------------------ arithmetic
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
 
-from .._backend import numpy_dtype
+from .._backend import conj, is_numpy, numpy_dtype
 from .._typing import Array, IntArray, NumpyArray
 from ..base import StructuredMatrix
+from ..certificate import Certificate
+from ..exceptions import DeviceError
+from ..tree import ClusterTree
 from .storage import NestedStorage
 
 
@@ -21,7 +25,7 @@ class NestedMatrix(StructuredMatrix):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the entries: float32, float64, complex64 or complex128."""
+        """Type of the entries: float32, float64, complex64 or complex128; in mixed precision the wider one."""
         return numpy_dtype(self._storage.near.data)
 
     @property
@@ -33,6 +37,11 @@ class NestedMatrix(StructuredMatrix):
     def nbytes(self) -> int:
         """Bytes of all stored arrays."""
         return self._storage.nbytes
+
+    @property
+    def nbytes_by_dtype(self) -> dict[str, int]:
+        """Bytes of the stored arrays by the type of their numbers: in mixed precision there are two."""
+        return self._storage.nbytes_by_dtype
 
     @property
     def row_ranks(self) -> tuple[IntArray, ...]:
@@ -68,6 +77,45 @@ class NestedMatrix(StructuredMatrix):
         view.row_tree, view.col_tree = (self.col_tree, self.row_tree) if adjointly else (self.row_tree, self.col_tree)
         view.certificate = self.certificate
         return view
+
+    def _hold(self, storage: NestedStorage, rows: ClusterTree, cols: ClusterTree, certificate: Certificate) -> None:
+        self._storage = storage
+        self._adjointly = self._conjugated = False
+        self.row_tree, self.col_tree = rows, cols
+        self.certificate = certificate
+
+    @classmethod
+    def _of_storage(
+        cls, storage: NestedStorage, row_tree: ClusterTree, col_tree: ClusterTree, certificate: Certificate
+    ) -> Any:
+        """A matrix of blocks that are in their storage already."""
+        matrix = object.__new__(cls)
+        matrix._hold(storage, row_tree, col_tree, certificate)
+        return matrix
+
+    def _as_seen(self) -> NestedStorage:
+        """The storage of what this view of the matrix shows."""
+        storage = self._storage.adjoint() if self._adjointly else self._storage
+        return storage.map(conj) if self._conjugated and self.dtype.kind == "c" else storage
+
+    def _of(self, storage: NestedStorage) -> Any:
+        """The same view of another storage."""
+        view = copy(self)
+        view._storage = storage
+        return view
+
+    def _with_arrays(self, function: Any) -> Any:
+        return self._of(self._storage.map(function))
+
+    def _mixed(self, rtol: float) -> tuple[Any, float]:
+        from .mixed import divide
+
+        if rtol == 0.0:
+            return self, 0.0
+        if not is_numpy(self._storage.near.data):
+            raise DeviceError('precision is mixed on the CPU: call A.to_device("cpu") first')
+        divided = divide(self._storage.stored(), rtol)
+        return (self, 0.0) if divided is None else (self._of(divided.storage), divided.error)
 
     def _product(self, x: Array, *, adjointly: bool, conjugated: bool) -> Array:
         return self._storage.apply(x, adjointly=self._adjointly != adjointly, conjugated=self._conjugated != conjugated)

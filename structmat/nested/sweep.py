@@ -21,61 +21,67 @@ class Sweep:
 
     def __init__(self, storage: NestedStorage, x: NumpyArray, adjointly: bool) -> None:
         self.packed, self.depth, self.adjointly = storage.packed(), storage.depth, adjointly
+        self.parts = self.packed.parts
+        self.mixed = len(self.parts) > 1
         leaves, self.q, columns = x.shape
         self.single, self.p = columns == 1, storage._leaf_size(adjointly)
         packed = self.packed
-        sides = [(packed.row_table, packed.row_places), (packed.col_table, packed.col_places)]
-        (self.target, self.target_places), (self.source, self.source_places) = sides[::-1] if adjointly else sides
+        target, source = packed.sides[::-1] if adjointly else packed.sides
+        self.target, self.target_places, self.target_kinds = target
+        self.source, self.source_places, self.source_kinds = source
         self.tail = () if self.single else (columns,)
         self.x = np.ascontiguousarray(x).reshape(leaves * self.q, *self.tail)
         self.y = np.empty((leaves * self.p, *self.tail), dtype=x.dtype)
         self.up = np.empty((int(self.source_places[-1]), *self.tail), dtype=x.dtype)
         self.down = np.zeros((int(self.target_places[-1]), *self.tail), dtype=x.dtype)
         vectors = (self.p + self.q) * columns * x.itemsize
-        self.split = _split_level(self.depth, packed.buffer.nbytes * columns, vectors)
+        self.split = _split_level(self.depth, packed.nbytes * columns, vectors)
 
     def by_nodes(self) -> None:
         """Each node takes the blocks that act on it: its rows of the result stay in the cache."""
-        packed, which = self.packed, 1 if self.adjointly else 0
-        near, couplings = packed.near, packed.couplings
+        which = 1 if self.adjointly else 0
+        near_field = cpu.near_field if self.single else cpu_block.block_near
+        near = [(part.buffer, part.near.pointers[which], part.near.entries[which]) for part in self.parts]
+        shift, top = self.depth - self.split, max(self.split, 1)
 
         def ascend(root: int) -> None:
-            first, last = root << (self.depth - self.split), (root + 1) << (self.depth - self.split)
-            near_field = cpu.near_field if self.single else cpu_block.block_near
-            near_field(
-                packed.buffer, near.pointers[which], near.entries[which], self.adjointly, self.x, self.y, first, last,
-                self.p, self.q,
-            )  # fmt: skip
-            self._ascend(root, self.split, max(self.split, 1), self.depth)
+            fresh = True
+            for lists in near:
+                near_field(
+                    *lists, self.adjointly, self.x, self.y, root << shift, (root + 1) << shift, self.p, self.q, fresh
+                )
+                fresh = False
+            self._ascend(root, self.split, top, self.depth)
 
-        lists = couplings.pointers[which], couplings.entries[which]
+        lists = [(part.couplings.pointers[which], part.couplings.entries[which]) for part in self.parts]
         _each_subtree(ascend, self.split)
         self._ascend(0, 0, 1, self.split - 1)
-        self._descend(0, 0, 1, self.split - 1, *lists)
-        _each_subtree(lambda root: self._descend(root, self.split, max(self.split, 1), self.depth, *lists), self.split)
+        self._descend(0, 0, 1, self.split - 1, lists)
+        _each_subtree(lambda root: self._descend(root, self.split, top, self.depth, lists), self.split)
 
     def by_blocks(self) -> None:
         """Each block is read once for its rows and for its columns; threads add to results of their own."""
         packed = self.packed
-        count = thread_count() if packed.buffer.nbytes >= SERIAL_BYTES else 1
+        count = thread_count() if packed.nbytes >= SERIAL_BYTES else 1
         y = [self.y, *(np.empty_like(self.y) for _ in range(count - 1))]
         down = [self.down, *(np.zeros_like(self.down) for _ in range(count - 1))]
-
-        parts = [
-            (packed.near, packed.near.cuts(count), self.x, y),
-            (packed.couplings, packed.couplings.cuts(count), self.up, down),
+        steps = [
+            (part.buffer, blocks, blocks.cuts(count), vector, results)
+            for part in self.parts
+            for blocks, vector, results in ((part.near, self.x, y), (part.couplings, self.up, down))
         ]
 
         def across(share: int) -> None:
             y[share][:] = 0
-            for part, cuts, vector, results in parts:
+            for buffer, blocks, cuts, vector, results in steps:
                 first, last, result = cuts[share], cuts[share + 1], results[share]
                 if self.single:
-                    cpu_flat.flat_pass(packed.buffer, part.table, 1, first, last, self.adjointly, vector, result)
+                    cpu_flat.flat_pass(buffer, blocks.table, 1, first, last, self.adjointly, vector, result)
                 else:
-                    tallest = int(part.table[:, 4:6].max(initial=1))
+                    shapes = blocks.table[:, 4:6]
+                    tallest, largest = int(shapes.max(initial=1)), int(shapes.prod(axis=1).max(initial=1))
                     cpu_flat.flat_block_pass(
-                        packed.buffer, part.table, 1, tallest, 1, first, last, self.adjointly, vector, result
+                        buffer, blocks.table, 1, tallest, largest, first, last, self.adjointly, vector, result
                     )  # fmt: skip
 
         self.ascend()
@@ -93,24 +99,46 @@ class Sweep:
     def descend(self) -> None:
         """The result from the coefficients of all nodes, where the blocks across were applied before."""
         nothing = np.zeros(len(self.target) + 1, dtype=np.int64), np.zeros((0, 3), dtype=np.int64)
-        self._descend(0, 0, 1, self.split - 1, *nothing)
-        _each_subtree(
-            lambda root: self._descend(root, self.split, max(self.split, 1), self.depth, *nothing), self.split
-        )  # fmt: skip
+        lists = [nothing for _ in self.parts]
+        self._descend(0, 0, 1, self.split - 1, lists)
+        _each_subtree(lambda root: self._descend(root, self.split, max(self.split, 1), self.depth, lists), self.split)
 
     def _ascend(self, root: int, level: int, top: int, bottom: int) -> None:
         up_the_tree = cpu.nested_up if self.single else cpu_block.block_up
-        up_the_tree(
-            self.packed.buffer, self.source, self.packed.orders, self.source_places, self.x, self.up, root, level, top,
-            bottom, self.depth,
-        )  # fmt: skip
+        for kind, first, last in _runs(self.source_kinds, top, bottom)[::-1] if self.mixed else ((0, top, bottom),):
+            up_the_tree(
+                self.parts[kind].buffer, self.source, self.packed.orders, self.source_places, self.x, self.up,
+                root, level, first, last, self.depth,
+            )  # fmt: skip
 
-    def _descend(self, root: int, level: int, top: int, bottom: int, pointers: IntArray, entries: IntArray) -> None:
+    def _descend(self, root: int, level: int, top: int, bottom: int, lists: list[tuple[IntArray, IntArray]]) -> None:
+        """From the level `top` to `bottom` below a node; lists: the couplings of each part."""
         down_the_tree = cpu.nested_down if self.single else cpu_block.block_down
-        down_the_tree(
-            self.packed.buffer, self.target, self.packed.orders, self.target_places, self.source, self.source_places,
-            pointers, entries, self.adjointly, self.up, self.down, self.y, root, level, top, bottom, self.depth,
-        )  # fmt: skip
+        for kind, first, last in _runs(self.target_kinds, top, bottom) if self.mixed else ((0, top, bottom),):
+            if self.mixed:
+                self._across(root, level, first, last, 1 - kind, lists)
+            down_the_tree(
+                self.parts[kind].buffer, self.target, self.packed.orders, self.target_places, self.source,
+                self.source_places, *lists[kind], self.adjointly, self.up, self.down, self.y, root, level, first, last,
+                self.depth,
+            )  # fmt: skip
+
+    def _across(
+        self, root: int, level: int, top: int, bottom: int, kind: int, lists: list[tuple[IntArray, IntArray]]
+    ) -> None:
+        """The couplings of the part that does not hold the bases; they come first, as the bases take all sums down."""
+        across = cpu.nested_across if self.single else cpu_block.block_across
+        if len(lists[kind][1]):
+            across(
+                self.parts[kind].buffer, self.target, self.target_places, self.source, self.source_places,
+                *lists[kind], self.adjointly, self.up, self.down, root, level, top, bottom,
+            )  # fmt: skip
+
+
+def _runs(kinds: tuple[int, ...], top: int, bottom: int) -> list[tuple[int, int, int]]:
+    """Ranges of levels from `top` to `bottom` whose bases are in one part: the part, first and last level."""
+    turns = [level for level in range(top, bottom + 1) if level == top or kinds[level] != kinds[level - 1]]
+    return [(kinds[a], a, b - 1) for a, b in zip(turns, [*turns[1:], bottom + 1], strict=False)]
 
 
 def _split_level(depth: int, nbytes: int, leaf_bytes: int) -> int:

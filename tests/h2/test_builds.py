@@ -90,13 +90,12 @@ def test_points_that_lie_badly(kind, rng):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 17])
+@pytest.mark.filterwarnings("ignore::structmat.exceptions.StructureWarning")
 def test_few_points(n, rng):
     points = rng.random((n, 2))
     kernel = kf.Laplace(dim=2, diagonal=1.0)
     for leaf_size in (1, 64):
-        with np.testing.suppress_warnings() as quiet:
-            quiet.filter(sm.StructureWarning)
-            a = sm.H2Matrix.from_kernel(kernel, points, leaf_size=leaf_size)
+        a = sm.H2Matrix.from_kernel(kernel, points, leaf_size=leaf_size)
         assert relative_error(a.to_dense(), kernel(points, points)) <= 1e-8
         assert np.allclose(a.diagonal(), np.ones(n))
         assert a.trace() == pytest.approx(n)
