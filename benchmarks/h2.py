@@ -25,6 +25,8 @@ def run(report: Report, quick: bool) -> None:
     largest(report, quick)
     on_the_fly(report, kernels[1], points(n, 3), quick)
     mixed_precision(report, kernels[0], points(n, 2), quick)
+    from_products(report, kernels[0], points(2**11 if quick else 2**14, 2))
+    matrix_products(report, quick)
     if not quick:
         growth(report)
 
@@ -107,6 +109,30 @@ def mixed_precision(report: Report, kernel: KernelFunction, x: np.ndarray, quick
     errors = [product_error(m, kernel, x) for m in (a, b)]
     report.add(f"{name}: error over that in double precision", errors[1] / errors[0], "", 1.05)
     report.add(f"{name}: storage over that in double precision", b.nbytes / a.nbytes, "")
+
+
+def from_products(report: Report, kernel: KernelFunction, x: np.ndarray) -> None:
+    """How many products a build takes, with entries and without."""
+    tree = sm.ClusterTree.from_points(x, 32)
+    operator = sm.H2Matrix.from_kernel(kernel, x, tree, rtol=1e-8)
+    for name, entries in (("products only", None), ("products and entries", lambda i, j: kernel(x[i], x[j]))):
+        a = sm.H2Matrix.from_operator(operator, tree, rtol=1e-6, symmetric=True, entries=entries)
+        report.add(f"2-D log, n = {len(x)}, rtol 1e-6, {name}: products", a.certificate.products, "")
+        report.add(f"2-D log, n = {len(x)}, rtol 1e-6, {name}: error", a.certificate.estimate, "", 1e-6)
+
+
+def matrix_products(report: Report, quick: bool) -> None:
+    """Products of two matrices by sketching: time, error and growth."""
+    sizes, seconds, errors = [2**k for k in ((10, 11) if quick else (11, 12, 13, 14))], [], []
+    for n in sizes:
+        a = sm.H2Matrix.from_kernel(Laplace(dim=2), points(n, 2), rtol=1e-6, leaf_size=16)
+        v = np.random.default_rng(5).standard_normal((n, 10))
+        seconds.append(best_time(lambda a=a: a.multiply(a, rtol=1e-4), 2, 1))
+        exact = a @ (a @ v)
+        errors.append(float(np.linalg.norm(a.multiply(a, rtol=1e-4) @ v - exact) / np.linalg.norm(exact)))
+    report.add("2-D log, rtol 1e-4, A @ A: largest error", max(errors), "", 1e-4)
+    report.add(f"2-D log, rtol 1e-4, A @ A: n = {sizes[-1]}", seconds[-1], "s")
+    report.add("2-D log, rtol 1e-4, A @ A: growth exponent", growth_exponent(sizes, seconds), "")
 
 
 def growth(report: Report) -> None:

@@ -258,7 +258,8 @@ class H2Constructors:
         tree : ClusterTree or pair of them, optional
             Default: balanced, leaves of at most `leaf_size`.
         rtol, max_rank
-            As in `from_entries`; the error is estimated from 10 independent probes, see `certificate`.
+            As in `from_entries`; the error is estimated from 10 independent probes, see `certificate`. The least
+            tolerance is 64 times the machine precision: products carry rounding.
         symmetric : bool
             The operator is Hermitian (tested on the probes): only products with A are used, half as many.
         noise : float

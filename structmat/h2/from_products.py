@@ -30,6 +30,8 @@ BY_COLUMNS = 8192
 BATCH_COLUMNS = 512
 # of the squared error, what a level may leave out relative to the level below it
 GROWTH = 1.5
+# multiples of the machine precision below which products carry nothing but rounding
+ROUNDING = 64
 
 Progress = Callable[[float], None]
 
@@ -50,18 +52,18 @@ def from_operator(
     if entries is not None:
         _require_one_matrix(source, entries, check, exact)
     products = _Products(source, entries, partition, symmetric, max_rank, max_probes, rng)
-    eps = float(np.finfo(source.dtype).eps)
+    asked = max(rtol, ROUNDING * float(np.finfo(source.dtype).eps))
     share, best = 1.0 / probe_factor(CHECK_PROBES), None
     for _attempt in range(ROUNDS):
         try:
-            storage = products.build(max(share * rtol, 4 * eps) * norm, noise * norm, progress)
+            storage = products.build(share * asked * norm, noise * norm, progress)
         except TooFewSamplesError:
             if best is None:
                 raise
             break  # the better attempt has used up the products that are allowed; its certificate says what it is
         candidate = cls._of_storage(storage, partition.row_tree, partition.col_tree, PLACEHOLDER)
         candidate.certificate = by_probes(
-            candidate, check, exact, asked=rtol, norm=None, products=source.products, samples=products.supply.count
+            candidate, check, exact, asked=asked, norm=None, products=source.products, samples=products.supply.count
         )
         if best is None or candidate.certificate.upper_bound < best.certificate.upper_bound:
             best = candidate
@@ -143,9 +145,14 @@ class _Products:
     def _require_worthwhile(self, count: int) -> None:
         """Samples must take fewer products than columns do."""
         columns, spent = self.source.shape[1], self.source.products - self.supply.start
-        affordable = self.limit is None or spent + columns <= self.limit
-        worse = self.supply.sides * count >= columns
-        if worse and columns <= BY_COLUMNS and affordable and not self.by_columns:
+        if self.by_columns or self.supply.sides * count < columns:
+            return
+        if columns > BY_COLUMNS:
+            raise TooFewSamplesError(
+                f"the build needs {count} random vectors, and products with them take more than the {columns} columns "
+                "of the matrix do: ask for a larger rtol, give entries, or take a tree with smaller leaves"
+            )
+        if self.limit is None or spent + columns <= self.limit:
             raise _ColumnsAreFewer
 
     def _take_columns(self) -> None:

@@ -137,8 +137,8 @@ class H2Matrix(H2Constructors, H2SpecialConstructors, H2Operations, NestedMatrix
         other : H2Matrix
             B; the tree of its rows is that of the columns of A.
         rtol : float, optional
-            Frobenius error relative to the norm of the product, estimated from 10 independent probes. Default: the
-            smaller one of the operands' tolerances.
+            Frobenius error relative to the norm of the product, estimated from 10 independent probes; at least 64
+            times the machine precision. Default: the smaller one of the operands' tolerances.
         partition : BlockPartition, optional
             Of the product. Default: that of A where B is square, else that of B where A is square, else by
             `StrongAdmissibility()`.

@@ -31,7 +31,7 @@ def in_plane(n, leaf_size, kernel):
 
 
 @pytest.mark.parametrize("rtol", [1e-4, 1e-8])
-@pytest.mark.parametrize("n", [37, 803, 2001])
+@pytest.mark.parametrize("n", [37, 803])
 def test_line(rtol, n):
     depth = 6 if n > 100 else 2
     a, b = on_line(n, n, depth), on_line(n, n, depth, lambda x, y: np.exp(-3 * np.abs(np.subtract.outer(x, y))))
@@ -46,12 +46,15 @@ def test_line(rtol, n):
 
 
 def test_plane():
-    a = in_plane(2000, 16, sm.kernelfunctions.Laplace(dim=2))
-    b = in_plane(2000, 16, lambda x, y: np.exp(-np.linalg.norm(x[:, None] - y[None], axis=2)) * (1.0 + x[:, None, 0]))
-    dense = a.to_dense() @ b.to_dense()
-    c = a.multiply(b, rtol=1e-4)
-    assert relative_error(c, dense) <= 1e-4
-    assert c.certificate.met
+    a = in_plane(1000, 8, sm.kernelfunctions.Laplace(dim=2))
+    b = in_plane(1000, 8, lambda x, y: np.exp(-np.linalg.norm(x[:, None] - y[None], axis=2)) * (1.0 + x[:, None, 0]))
+    for first, second in ((a, a.H), (b, b.H), (a, b)):
+        dense = first.to_dense() @ second.to_dense()
+        c = first.multiply(second, rtol=1e-3)
+        assert c.symmetric == (second is not b)
+        assert relative_error(c, dense) <= 1e-3
+        assert c.certificate.met
+        assert c.certificate.products < 500 or second is b  # which has more samples than columns: these are taken
 
 
 def test_hermitian_products_are_stored_half():
@@ -68,12 +71,12 @@ def test_complex():
     def kernel(x, y):
         return one_sided(x, y) * np.exp(3j * np.add.outer(x, y))
 
-    a = on_line(600, 600, 5, kernel, rtol=1e-8)
+    a = on_line(400, 400, 5, kernel, rtol=1e-8)
     dense = a.to_dense()
     for product, twin, symmetric in (
         (a @ a.T, dense @ dense.T, False),
         (a.T @ a.conj(), dense.T @ dense.conj(), True),
-        (a @ on_line(600, 600, 5), dense @ on_line(600, 600, 5).to_dense(), False),
+        (a @ on_line(400, 400, 5), dense @ on_line(400, 400, 5).to_dense(), False),
     ):
         assert product.dtype == np.complex128
         assert product.symmetric == symmetric
@@ -90,7 +93,7 @@ def test_rectangular():
 
 
 def test_partition_of_the_product():
-    a = on_line(600, 600, 5)
+    a = on_line(400, 400, 5)
     partition = BlockPartition.build(a.row_tree, admissibility=StrongAdmissibility(1.0))
     c = a.multiply(a, rtol=1e-6, partition=partition)
     assert np.array_equal(c.partition.near[-1], partition.near[-1])
@@ -98,11 +101,11 @@ def test_partition_of_the_product():
 
 
 def test_operands_that_do_not_fit():
-    a = on_line(600, 600, 5)
+    a = on_line(400, 400, 5)
     other = sm.HSSMatrix.from_dense(a.to_dense(), a.row_tree)
     with pytest.raises(TypeError, match=r"H2Matrix\.from_structured"):
         a @ other
     with pytest.raises(TypeError, match="must be of one format"):
-        a.multiply(np.eye(600))
+        a.multiply(np.eye(400))
     with pytest.raises(TreeMismatchError, match="columns of A and the rows of B"):
-        a @ on_line(600, 600, 4)
+        a @ on_line(400, 400, 4)
