@@ -471,6 +471,22 @@ for format, cls in FLAT.items():
     BUILDERS[f"{format}_mixed_hermitian"] = mixed_hermitian
 
 
+def hss_mixed():
+    dense = one_sided(150)(line(150), line(150))
+    tree = sm.ClusterTree.balanced(150, 8)
+    return mixed(sm.HSSMatrix.from_dense(dense, tree, rtol=1e-9), 1e-6), dense, 1e-6
+
+
+def h2_mixed_hermitian():
+    tree = sm.ClusterTree.from_points(points(97, 2), 8)
+    matrix, dense = random_h2(generator("h2_mixed"), tree, 4, np.complex128, symmetric=True, shift=20.0)
+    return mixed(matrix, 1e-6), dense, 1e-6
+
+
+BUILDERS["hss_mixed"] = hss_mixed
+BUILDERS["h2_mixed_hermitian"] = h2_mixed_hermitian
+
+
 # ---------------------------------------------------------------------------------------------- H2
 
 
