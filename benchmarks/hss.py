@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse.linalg as spla
 
 import structmat as sm
-from benchmarks.harness import Report, best_time, growth_exponent, median_time
+from benchmarks.harness import Report, alternating_times, best_time, growth_exponent, median_time
 from benchmarks.memory import peak_memory
 from structmat.gallery import circle_double_layer, problem_k, problem_l
 
@@ -53,6 +53,7 @@ def run(report: Report, quick: bool) -> None:
     a = kernel_build(report, k)
     operator_builds(report, k)
     products(report, a)
+    mixed_precision(report, k, quick)
     factorization(report, a, k)
     log_problem(report, n)
     arithmetic(report, 2**12 if quick else 2**14)
@@ -124,6 +125,20 @@ def products(report: Report, a: sm.HSSMatrix) -> None:
     report.add(
         "K: product, 64 vectors, share of dgemm", share, "", 0.25 if a.shape[0] == 2**17 else None, at_least=True
     )
+
+
+def mixed_precision(report: Report, k: Any, quick: bool) -> None:
+    """The product with one vector in mixed precision against that in double, in turns, at rtol 1e-6."""
+    v = np.random.default_rng(2).standard_normal(k.n)
+    for symmetric in (False, True):
+        a = sm.HSSMatrix.from_kernel(k.kernel, k.points, rtol=1e-6, symmetric=symmetric)
+        b = a.to_mixed_precision()
+        double, mixed = alternating_times((lambda a=a: a @ v, lambda b=b: b @ v), 100)
+        name = f"K: rtol 1e-06{', symmetric' if symmetric else ''}, mixed precision"
+        limit = None if quick else 1.6
+        report.add(f"{name}: product, times faster", double / mixed, "", limit, at_least=True)
+        report.add(f"{name}: storage over that in double", b.nbytes / a.nbytes, "")
+        report.add(f"{name}: error", sampled_error(b, k), "", 1e-6, note=f"double {sampled_error(a, k):.2e}")
 
 
 def factorization(report: Report, a: sm.HSSMatrix, k: Any) -> None:

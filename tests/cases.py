@@ -8,7 +8,7 @@ import scipy.sparse as sparse
 import scipy.sparse.linalg as spla
 
 import structmat as sm
-from structmat.testing import random_flat, random_hss
+from structmat.testing import random_flat, random_h2, random_hss
 from tests.problems import kernel_k, kernel_l, line, one_sided
 
 DTYPES = {"f4": np.float32, "f8": np.float64, "c8": np.complex64, "c16": np.complex128}
@@ -469,6 +469,22 @@ for format, cls in FLAT.items():
         return mixed(matrix, 1e-6), dense, 1e-6
 
     BUILDERS[f"{format}_mixed_hermitian"] = mixed_hermitian
+
+
+def hss_mixed():
+    dense = one_sided(150)(line(150), line(150))
+    tree = sm.ClusterTree.balanced(150, 8)
+    return mixed(sm.HSSMatrix.from_dense(dense, tree, rtol=1e-9), 1e-6), dense, 1e-6
+
+
+def h2_mixed_hermitian():
+    tree = sm.ClusterTree.from_points(points(97, 2), 8)
+    matrix, dense = random_h2(generator("h2_mixed"), tree, 4, np.complex128, symmetric=True, shift=20.0)
+    return mixed(matrix, 1e-6), dense, 1e-6
+
+
+BUILDERS["hss_mixed"] = hss_mixed
+BUILDERS["h2_mixed_hermitian"] = h2_mixed_hermitian
 
 
 import tests.h2.cases  # noqa: E402, F401  (registers the cases of H2-matrices here)

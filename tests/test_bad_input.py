@@ -227,11 +227,6 @@ CASES = {
         "need the same cluster tree",
     ),
     "complex to real": (lambda: (1j * H.identity(TREE)).astype(float), TypeError, "imaginary part"),
-    "mixed precision of nested bases": (
-        lambda: H.identity(TREE).to_mixed_precision(rtol=1e-6),
-        TypeError,
-        "HSSMatrix has no mixed precision.*HODLRMatrix.from_structured",
-    ),
     "solve of a singular matrix": (
         lambda: H.zeros(TREE).solve(np.ones(40)),
         sm.SingularBlockError,

@@ -14,7 +14,7 @@ References: see `structmat.precision`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,8 +61,8 @@ def divide(storage: NestedStorage, rtol: float) -> Divided | None:
     rows, cols = (_full(b) for b in (storage.row_basis, storage.col_basis))
     row_grams = _grams(rows)
     col_grams = row_grams if half else _grams(cols)
-    squares = [_squares(b, g, h, half) for b, g, h in zip(couplings, row_grams, col_grams, strict=True)]
-    size = float(np.sqrt(_near_squares(near.data, near, half).sum() + sum(s.sum() for s in squares)))
+    far = sum(float(_squares(b, g, h, half).sum()) for b, g, h in zip(couplings, row_grams, col_grams, strict=True))
+    size = float(np.sqrt(((np.abs(near.data) ** 2).sum(axis=(1, 2)) * _weights(near, half)).sum() + far))
     allowed = rtol * size / _SLACK
     share = 0.5 * _FOR_BASES * allowed
     served = _served(rows, couplings, col_grams, half)
@@ -70,9 +70,10 @@ def divide(storage: NestedStorage, rtol: float) -> Divided | None:
     served = _served(cols, couplings, left.grams, half, adjointly=True)
     right = _rounded(storage.col_basis, cols, served, share, left if half else None)
     spent = left.error + right.error
-    errors = [_near_squares(_change(near.data), near, half)]
+    change, fits = _change(near.data)
+    errors = [np.where(fits, (np.abs(change) ** 2).sum(axis=(1, 2)), np.inf) * _weights(near, half)]
     for batch, g, h in zip(couplings, left.grams, right.grams, strict=True):
-        errors.append(_squares(batch, g, h, half, _change))
+        errors.append(_squares(batch, g, h, half, rounding=True))
     batches: list[Batch] = [near, *couplings]
     flat, sizes = np.concatenate(errors), np.concatenate([_numbers(b) for b in batches])
     marks = affordable(flat, np.maximum(sizes, 1), max(allowed - spent, 0.0)) & (sizes > 0)
@@ -109,10 +110,10 @@ def _rounded(stored: Any, full: Any, served: list[NumpyArray], allowed: float, l
         share = (allowed - spent) * array.size / max(left, 1)
         left -= array.size
         below = grams[-1] if grams else None
-        change = _change(basis)
+        change, fits = _change(basis)
         error = float(np.sqrt(_trace(change, _through(below, change), served[level - 1]).sum()))
         if like is None and array.size:
-            rounds = error <= share
+            rounds = bool(fits.all()) and error <= share
         else:
             rounds = like is not None and like.basis.levels[level - 1].dtype != array.dtype
         if rounds:
@@ -189,24 +190,14 @@ def _pieces(batch: Batch, p: int, q: int) -> Iterator[tuple[NumpyArray, IntArray
 
 
 def _squares(
-    batch: Batch,
-    left: NumpyArray,
-    right: NumpyArray,
-    half: bool,
-    function: Callable[[NumpyArray], NumpyArray] | None = None,
-) -> NumpyArray:
-    """||U_t X V_s^H||^2 for X the couplings of a level or a function of them, twice where mirrored: (nb,)."""
+    batch: Batch, left: NumpyArray, right: NumpyArray, half: bool, *, rounding: bool = False
+) -> NumpyArray:  # fmt: skip
+    """||U_t X V_s^H||^2, twice where mirrored, for X the couplings of a level or what rounding takes away: (nb,)."""
     found = [np.zeros(0)]
     for blocks, rows, cols in _pieces(batch, left.shape[1], right.shape[1]):
-        x = blocks if function is None else function(blocks)
-        found.append(_trace(x, matmul(left[rows], x), right[cols]))
+        x, fits = _change(blocks) if rounding else (blocks, np.ones(len(blocks), dtype=bool))
+        found.append(np.where(fits, _trace(x, matmul(left[rows], x), right[cols]), np.inf))
     return np.concatenate(found) * _weights(batch, half)
-
-
-def _near_squares(x: NumpyArray, near: BlockBatch, half: bool) -> NumpyArray:
-    with np.errstate(over="ignore"):
-        squares: NumpyArray = (np.abs(x) ** 2).sum(axis=(1, 2))
-    return squares * _weights(near, half)
 
 
 def _weights(batch: Batch, half: bool) -> NumpyArray:
@@ -215,16 +206,15 @@ def _weights(batch: Batch, half: bool) -> NumpyArray:
 
 
 def _trace(x: NumpyArray, y: NumpyArray, gram: NumpyArray) -> NumpyArray:
-    """tr(x^H y G) for each block; infinite where a number is."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = (x.conj() * matmul(y, gram)).real.sum(axis=(1, 2))
-    return np.where(np.isfinite(squares), np.maximum(squares, 0.0), np.inf)
+    """tr(x^H y G) for each block: a square, but for rounding."""
+    return np.maximum((x.conj() * matmul(y, gram)).real.sum(axis=(1, 2)), 0.0)
 
 
-def _change(a: NumpyArray) -> NumpyArray:
-    """What rounding takes away."""
-    difference: NumpyArray = a - narrowed(a)
-    return difference
+def _change(a: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
+    """What rounding takes away from blocks, and which blocks have no number that is too large for it."""
+    narrow = narrowed(a)
+    fits = np.asarray(np.isfinite(narrow).all(axis=(1, 2)))
+    return np.where(fits[:, None, None], a - narrow, 0.0), fits
 
 
 def _numbers(batch: Batch) -> IntArray:
