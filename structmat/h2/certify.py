@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .matrix import H2Matrix
 
 # up to this many entries the error is computed and not estimated; and up to the second number where the build has
-# looked at as many
+# looked at half as many
 EXACT_ENTRIES, EXACT_AT_MOST = 1 << 17, 1 << 22
 # indices drawn in each node, at least, and entries looked at in all, at least: on each level as many
 DRAWN = 4
@@ -36,7 +36,7 @@ def by_entries(a: H2Matrix, source: EntrySource, *, asked: float, norm: float, r
     """From entries of the source, stratified over the couplings."""
     m, n = a.shape
     eps = float(np.finfo(a.dtype).eps)
-    if m * n <= max(EXACT_ENTRIES, min(source.evaluated, EXACT_AT_MOST)):
+    if m * n <= max(EXACT_ENTRIES, min(2 * source.evaluated, EXACT_AT_MOST)):
         dense = source.block(np.arange(m), np.arange(n))
         size = float(np.linalg.norm(dense))
         square, deviation, confidence = float(np.linalg.norm(a.to_dense() - dense)) ** 2, 0.0, 1.0
