@@ -24,7 +24,7 @@ from ..tree import ClusterTree
 if TYPE_CHECKING:
     from .matrix import H2Matrix
 
-# up to so many entries the error is computed and not estimated, where the build has looked at as many
+# up to so many entries the error is computed and not estimated, where the build has looked at half as many
 EXACT_AT_MOST = 1 << 22
 # indices drawn in each node, at least, and entries looked at in all, at least: on each level as many
 DRAWN = 4
@@ -35,7 +35,7 @@ def by_entries(a: H2Matrix, source: EntrySource, *, asked: float, norm: float, r
     """From entries of the source, stratified over the couplings."""
     return certify.by_entries(
         a, source, lambda: _stratified(a, source, rng), strata="the couplings", asked=asked, norm=norm,
-        exactly=min(source.evaluated, EXACT_AT_MOST),
+        exactly=min(2 * source.evaluated, EXACT_AT_MOST),
     )  # fmt: skip
 
 
