@@ -123,7 +123,7 @@ def from_products(report: Report, kernel: KernelFunction, x: np.ndarray) -> None
 
 def matrix_products(report: Report, quick: bool) -> None:
     """Products of two matrices by sketching: time, error and growth."""
-    sizes, seconds, errors = [2**k for k in ((10, 11) if quick else (11, 12, 13, 14))], [], []
+    sizes, seconds, errors = [2**k for k in range(*((8, 12) if quick else (11, 15)))], [], []
     for n in sizes:
         a = sm.H2Matrix.from_kernel(Laplace(dim=2), points(n, 2), rtol=1e-6, leaf_size=16)
         v = np.random.default_rng(5).standard_normal((n, 10))
