@@ -9,9 +9,12 @@ from .base import StructuredMatrix
 from .certificate import Certificate
 from .exceptions import (
     AccuracyWarning,
+    ConvergenceWarning,
     DeviceError,
     FileFormatError,
     IllConditionedWarning,
+    MeshError,
+    MissingLibraryError,
     NonFiniteError,
     NotPositiveDefiniteError,
     PerformanceWarning,
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from .hodlr.matrix import HODLRMatrix
     from .hss.matrix import HSSMatrix
     from .linalg import estimate_error, inner, trace_of_solve
+    from .solvers import Solution, solve
 
 __version__ = "0.1.0"
 
@@ -42,6 +46,7 @@ __all__ = [
     "BlockPartition",
     "Certificate",
     "ClusterTree",
+    "ConvergenceWarning",
     "DeviceError",
     "FileFormatError",
     "H2Matrix",
@@ -50,12 +55,15 @@ __all__ = [
     "HSSMatrix",
     "IllConditionedWarning",
     "KDSplitter",
+    "MeshError",
+    "MissingLibraryError",
     "NonFiniteError",
     "NotPositiveDefiniteError",
     "PerformanceWarning",
     "PrincipalAxisSplitter",
     "ShapeError",
     "SingularBlockError",
+    "Solution",
     "StrongAdmissibility",
     "StructmatError",
     "StructureWarning",
@@ -69,6 +77,7 @@ __all__ = [
     "estimate_error",
     "inner",
     "load",
+    "solve",
     "trace_of_solve",
 ]
 
@@ -78,12 +87,14 @@ _LAZY = {
     "HMatrix": ".hmatrix.matrix",
     "HODLRMatrix": ".hodlr.matrix",
     "HSSMatrix": ".hss.matrix",
+    "Solution": ".solvers",
     "advise": ".advice",
     "estimate_error": ".linalg",
     "inner": ".linalg",
+    "solve": ".solvers",
     "trace_of_solve": ".linalg",
 }
-_LAZY_MODULES = ("gallery", "gp", "kernelfunctions", "plot", "testing")
+_LAZY_MODULES = ("bem", "gallery", "gp", "kernelfunctions", "plot", "testing")
 
 
 def __getattr__(name: str) -> Any:

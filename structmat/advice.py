@@ -15,7 +15,7 @@ import numpy as np
 from . import _check
 from ._inputs import TreeLike, _kernel_trees
 from ._typing import IntArray, RandomLike
-from .advice_costs import Cost, Profile, dense_cost, flat_cost, nested_cost
+from .advice_costs import Cost, Profile, dense_cost, flat_cost, merged_cost, merged_ranks, nested_cost
 from .flat.build import block_tails
 from .hmatrix.adaptive import _estimated_norm, entry_source
 from .hmatrix.explore import Trial
@@ -338,7 +338,7 @@ def _advice(survey: _Survey, rtol: float, *, symmetric: bool, products: int, fac
     makers: dict[str, tuple[Profile, Callable[[int], Cost]]] = {
         "HSS": (survey.hss, lambda d: nested_cost(survey.hss, d, item, symmetric)),
         "HODLR": (survey.hodlr, lambda d: flat_cost(survey.hodlr, d, item, symmetric, nested_panels=True)),
-        "H": (survey.hmatrix, lambda d: flat_cost(survey.hmatrix, d, item, symmetric, nested_panels=False)),
+        "H": (survey.hmatrix, lambda d: merged_cost(survey.hmatrix, survey.hodlr, d, item, symmetric)),
     }
     dense = dense_cost(n, item, symmetric)
 
@@ -353,9 +353,8 @@ def _advice(survey: _Survey, rtol: float, *, symmetric: bool, products: int, fac
         # a matrix of one leaf has no blocks to learn from
         depths = range(1, depth + DOUBLINGS + 1) if depth else ()
         since = _since([(profile.leaf << d, pays(make(d), profile.leaf << d)) for d in depths])
-        rows.append(
-            FormatEstimate(name, profile.ranks[::-1], cost.nbytes, cost.build, cost.product, cost.factor, since)
-        )
+        ranks = merged_ranks(profile, survey.hodlr) if name == "H" else profile.ranks
+        rows.append(FormatEstimate(name, ranks[::-1], cost.nbytes, cost.build, cost.product, cost.factor, since))
         if depth > 0 and pays(cost, n):
             paying.append(rows[-1])
     rows.append(FormatEstimate("dense", (), dense.nbytes, dense.build, dense.product, dense.factor, None))

@@ -124,6 +124,17 @@ def flat_cost(profile: Profile, depth: int, itemsize: int, symmetric: bool, *, n
     return Cost(stored * itemsize, build, 2.0 * (far + near), factor / (2 if symmetric else 1))
 
 
+def merged_cost(strong: Profile, weak: Profile, depth: int, itemsize: int, symmetric: bool) -> Cost:
+    """H: built over strongly admissible blocks, which are then merged up to those between siblings where that saves."""
+    built, merged = (flat_cost(p, depth, itemsize, symmetric, nested_panels=False) for p in (strong, weak))
+    return Cost(min(built.nbytes, merged.nbytes), built.build, min(built.product, merged.product), built.factor)
+
+
+def merged_ranks(strong: Profile, weak: Profile) -> tuple[float, ...]:
+    """Ranks by level of merged blocks: between those of strongly admissible ones and those between siblings."""
+    return tuple(float(np.sqrt(max(1.0, k) * max(1.0, j))) for k, j in zip(strong.ranks, weak.ranks, strict=True))
+
+
 def nested_cost(profile: Profile, depth: int, itemsize: int, symmetric: bool) -> Cost:
     """HSS: leaf bases, transfer matrices without their identities, couplings and diagonal blocks."""
     leaves = 1 << depth

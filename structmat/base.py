@@ -50,6 +50,11 @@ class StructuredMatrix(MatrixAlgebra, ABC):
 
     @property
     @abstractmethod
+    def symmetric(self) -> bool:
+        """Whether the matrix is stored as Hermitian: half of it."""
+
+    @property
+    @abstractmethod
     def nbytes(self) -> int:
         """Bytes of everything that is stored."""
 
@@ -255,8 +260,7 @@ class StructuredMatrix(MatrixAlgebra, ABC):
             raise ValueError(f'refine must be True, False or "krylov", but it is {refine!r}')
         factored: Any = self._factored(positive_definite) if factorization is None else factorization
         if refine == "krylov":
-            asked = 1e-10 if rtol is None else _check.tolerance(rtol)
-            return _iterated(factored, self if operator is None else operator, b, asked, max_steps or 200)
+            return self._iterated(factored, self if operator is None else operator, b, rtol, max_steps or 200)
         x = factored.solve(b)
         if refine:
             x = x + factored.solve(b - self @ x)
@@ -268,6 +272,14 @@ class StructuredMatrix(MatrixAlgebra, ABC):
             x, residual = self._settled(factored, b, x, self._asked(rtol))
         self._warn_of_residual(b, x, rtol, residual)
         return x
+
+    def _iterated(self, factored: Any, operator: Any, b: Any, rtol: float | None, max_steps: int) -> Any:
+        """The solution by a preconditioned iteration on the operator."""
+        from . import solvers
+
+        method = "cg" if factored.positive_definite else "gmres"
+        asked = 1e-10 if rtol is None else _check.tolerance(rtol)
+        return solvers._solve(operator, b, asked, method, factored, asked, max_steps, None, stacklevel=5).x
 
     def _settled(self, factored: Any, b: Any, x: Any, asked: float) -> tuple[Any, float]:
         """The solution after a step of refinement with A itself where it needs one, and its largest residual."""
@@ -282,6 +294,38 @@ class StructuredMatrix(MatrixAlgebra, ABC):
             x = x + factored.solve(rest)
             rest = b - self @ x
         return x, relative(rest)
+
+    def as_preconditioner(self, *, rtol: float = 1e-3, positive_definite: bool = False) -> spla.LinearOperator:
+        """A^-1 to a loose tolerance, as the argument `M` of the Krylov solvers of SciPy and PyAMG.
+
+        Parameters
+        ----------
+        rtol : float
+            The matrix is truncated to this tolerance before it is factored; an H-matrix is factored to it.
+        positive_definite : bool
+            The symmetric factorisation, as `cg` needs it.
+
+        See Also
+        --------
+        structmat.solve : Preconditioner and iteration in one call.
+
+        Examples
+        --------
+        >>> import numpy as np, structmat as sm
+        >>> from scipy.sparse.linalg import gmres
+        >>> kernel = sm.kernelfunctions.Exponential(length=0.1)
+        >>> A = sm.HMatrix.from_kernel(kernel, np.random.default_rng(0).random((500, 2)), rtol=1e-8)
+        >>> x, info = gmres(A.aslinearoperator(), np.ones(500), M=A.as_preconditioner(rtol=1e-3), rtol=1e-6)
+        >>> info
+        0
+        """
+        operator: spla.LinearOperator = self._factored_to(rtol, positive_definite).as_preconditioner()
+        return operator
+
+    def _factored_to(self, rtol: float, positive_definite: bool) -> Any:
+        """A factorisation to a loose tolerance."""
+        loose: Any = self
+        return loose.truncate(rtol=rtol)._factored(positive_definite)
 
     def _asked(self, rtol: float | None) -> float:
         return self.certificate.asked if rtol is None else _check.tolerance(rtol)
@@ -350,7 +394,8 @@ class StructuredMatrix(MatrixAlgebra, ABC):
         return plot_structure(self, ax=ax)
 
 
-def _product_of(operator: Any) -> Any:
+def product_of(operator: Any) -> Any:
+    """The function that multiplies with blocks (n, k) of vectors."""
     for name in ("matmat", "__matmul__"):
         if hasattr(operator, name):
             return getattr(operator, name)
@@ -361,7 +406,7 @@ def _product_of(operator: Any) -> Any:
 
 def _refined(factored: Factorization, operator: Any, b: Any, x: Any, rtol: float, max_steps: int) -> Any:
     """Iterative refinement against the exact operator, until the residual is small or stops falling."""
-    product = _product_of(operator)
+    product = product_of(operator)
     rhs, best = np.asarray(b), np.asarray(x)
     columns, solution = rhs.reshape(len(rhs), -1), np.asarray(x).reshape(len(rhs), -1)
     sizes = np.where((norms := np.linalg.norm(columns, axis=0)) > 0, norms, 1.0)
@@ -382,29 +427,6 @@ def _refined(factored: Factorization, operator: Any, b: Any, x: Any, rtol: float
             stacklevel=4,
         )
     return best.reshape(rhs.shape)
-
-
-def _iterated(factored: Factorization, operator: Any, b: Any, rtol: float, max_steps: int) -> Any:
-    """Preconditioned iteration on A x = b with A given by its products."""
-    from . import krylov
-
-    product = _product_of(operator)
-    rhs = _check.finite_operand(
-        to_numpy(_check.operand(b, factored.shape[0], factored.shape, side="rows", name="b")), "b"
-    )
-    columns = rhs.reshape(len(rhs), -1)
-    columns = columns.astype(np.result_type(columns.dtype, factored.dtype), copy=False)
-    method = krylov.conjugate_gradients if factored.positive_definite else krylov.gmres
-    x, residual, steps = method(lambda v: np.asarray(product(v)), factored.solve, columns, rtol, max_steps)
-    if not residual <= rtol:
-        name = "conjugate gradients" if factored.positive_definite else "GMRES"
-        warnings.warn(
-            f"{name} stopped at a relative residual of {residual:.1e} after {steps} steps, and {rtol:.1e} was asked "
-            "for; use a factorisation with a smaller rtol, more max_steps, or double precision",
-            IllConditionedWarning,
-            stacklevel=4,
-        )
-    return x.reshape(rhs.shape)
 
 
 class Factorization(ABC):

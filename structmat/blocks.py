@@ -295,6 +295,10 @@ class RaggedBasis:
     def _shapes(self, level: int) -> tuple[IntArray, IntArray]:
         return self.ranks[level - 1], self.heights(level)
 
+    def conj(self) -> RaggedBasis:
+        """The complex conjugate; identity parts are kept."""
+        return RaggedBasis(tuple(conj(a) for a in self.levels), self.ranks, self.leaf_size, self.orders)
+
     def map(self, function: Any) -> RaggedBasis:
         """The basis with `function` applied to the array of each level; identity parts are written out."""
         full = self.full()

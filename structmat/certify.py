@@ -1,4 +1,4 @@
-"""Estimates of the relative Frobenius error of a structured matrix by Gaussian probes.
+"""Estimates of the relative Frobenius error of a structured matrix, by Gaussian probes or from entries.
 
 `||(A - H) G||_F / sqrt(s)` estimates the error without bias, and the worst case, an error of rank one, is a chi-square
 law.
@@ -6,6 +6,7 @@ law.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,11 @@ import scipy.special
 from ._typing import NumpyArray
 from .base import StructuredMatrix
 from .certificate import Certificate
+from .sources import EntrySource
 
 CONFIDENCE = 0.95
+# up to this many entries the error is computed and not estimated
+EXACT_ENTRIES = 1 << 17
 
 
 def probe_factor(probes: int) -> float:
@@ -38,4 +42,32 @@ def by_probes(
     return Certificate(
         max(asked, 4 * eps), estimate, bound, CONFIDENCE, f"{probes} independent Gaussian probes",
         probes=probes, products=products, details=details,
+    )  # fmt: skip
+
+
+def by_entries(
+    a: StructuredMatrix, source: EntrySource, stratified: Callable[[], tuple[float, float]], *, strata: str,
+    asked: float, norm: float, exactly: int = 0,
+) -> Certificate:  # fmt: skip
+    """From all entries of a small matrix; else from `stratified` samples over `strata`.
+
+    They give an estimate of the squared error and its standard deviation; norm: of the matrix; exactly: also matrices
+    of up to so many entries count as small.
+    """
+    m, n = a.shape
+    eps = float(np.finfo(a.dtype).eps)
+    if m * n <= max(EXACT_ENTRIES, exactly):
+        dense = source.block(np.arange(m), np.arange(n))
+        size = float(np.linalg.norm(dense))
+        square, deviation, confidence = float(np.linalg.norm(a.to_dense() - dense)) ** 2, 0.0, 1.0
+        method = "all entries"
+    else:
+        square, deviation = stratified()
+        size, confidence, method = norm, CONFIDENCE, f"entries stratified over {strata}"
+    scale = size if size > 0 else 1.0
+    # in float32 a bound below rounding means nothing
+    estimate = max(np.sqrt(square) / scale, eps)
+    bound = max(np.sqrt(square + 2.0 * deviation) / scale, eps)
+    return Certificate(
+        max(asked, 4 * eps), float(estimate), float(bound), confidence, method, entries=source.evaluated
     )  # fmt: skip

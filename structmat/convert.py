@@ -28,7 +28,7 @@ from .flat.repartition import lower_half, repartition
 from .flat.storage import FlatBlocks, merged
 from .flat.truncate import truncate
 from .h2.blocks import H2Blocks
-from .h2.dense import ragged, side_tails
+from .h2.dense import side_tails, unpadded
 from .h2.matrix import H2Matrix
 from .hss.generators import Generators, halves, pairs
 from .hss.matrix import HSSMatrix
@@ -79,8 +79,8 @@ def to_h2(
     tolerance = _checked(other, rtol)
     trees = other.row_tree, other.col_tree
     own = admissibility is None and partition is None
-    if own and rtol is None and isinstance(other, H2Matrix):
-        return other
+    if own and isinstance(other, H2Matrix):
+        return other if rtol is None else other.truncate(rtol=tolerance)
     if own and rtol is None and isinstance(other, HSSMatrix):
         return cls(of_hss(other.generators), *trees, _certificate(tolerance, 0.0, 0.0, 0.0, other.dtype))
     if own:
@@ -94,7 +94,7 @@ def to_h2(
     moved, error = _over(source, chosen, 0.4 * tolerance * size)
     share = 1.0 if error == 0.0 else 0.55
     found = from_flat.nested(moved, side_tails(chosen, share * tolerance * size))
-    blocks = ragged(found.near, found.couplings, found.row_basis, found.col_basis, moved.half)
+    blocks = unpadded(found.near, found.couplings, found.row_basis, found.col_basis, moved.half)
     certificate = _certificate(tolerance, error + float(np.sqrt(found.square)), size, 0.0, other.dtype)
     certificate.warn_if_not_met("ask for a larger rtol", stacklevel=4)
     return cls(blocks, *trees, certificate)
@@ -155,7 +155,7 @@ def of_hss(g: Generators) -> H2Blocks:
         node = np.arange(1, 1 << level, 2) if g.symmetric else np.arange(1 << level)
         couplings.append(BlockBatch(g.coupling(level)[node], node, node ^ 1))
     near = BlockBatch(g.diagonal, leaves, leaves)
-    return ragged(near, tuple(couplings), g.row_basis, g.col_basis, g.symmetric)
+    return unpadded(near, tuple(couplings), g.row_basis, g.col_basis, g.symmetric)
 
 
 def written_out(blocks: H2Blocks) -> FlatBlocks:

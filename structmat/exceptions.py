@@ -6,9 +6,12 @@ import numpy as np
 
 __all__ = [
     "AccuracyWarning",
+    "ConvergenceWarning",
     "DeviceError",
     "FileFormatError",
     "IllConditionedWarning",
+    "MeshError",
+    "MissingLibraryError",
     "NonFiniteError",
     "NotPositiveDefiniteError",
     "PerformanceWarning",
@@ -50,6 +53,14 @@ class FileFormatError(StructmatError, ValueError):
     """A file is truncated, damaged, of another format or of a newer version."""
 
 
+class MeshError(StructmatError, ValueError):
+    """A surface mesh has triangles without area or without corners, or is open where it must be closed."""
+
+
+class MissingLibraryError(StructmatError, ImportError):
+    """An optional library is not installed; the message says which extra brings it."""
+
+
 class DeviceError(StructmatError, RuntimeError):
     """The device that was asked for cannot be used."""
 
@@ -85,3 +96,7 @@ class PerformanceWarning(UserWarning):
 
 class IllConditionedWarning(AccuracyWarning):
     """The solution of a system is less accurate, against the exact operator, than what was asked for."""
+
+
+class ConvergenceWarning(IllConditionedWarning):
+    """An iteration stopped before the residual was as small as asked for."""

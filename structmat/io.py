@@ -328,7 +328,7 @@ def _assembled(path: Path, header: dict[str, Any], arrays: Arrays) -> Any:
         col_tree = _tree("col", header["trees"]["col"], native) if "col" in header["trees"] else row_tree
         certificate = Certificate(**_restored(header["certificate"]))
         return _FORMATS[header["class"]][1](header, native, row_tree, col_tree, certificate)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise FileFormatError(f"{path} is no valid matrix, though its checksum is right: {error}") from error
 
 

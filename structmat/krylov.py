@@ -1,4 +1,4 @@
-"""Preconditioned iteration for a factorisation that is not accurate enough by itself: all right-hand sides at once.
+"""Preconditioned iteration: conjugate gradients and GMRES for all right-hand sides at once.
 
 References: M. Hestenes, E. Stiefel, "Methods of conjugate gradients for solving linear systems", J. Res. NBS 49 (1952)
 409-436; Y. Saad, M. Schultz, "GMRES", SIAM J. Sci. Stat. Comput. 7 (1986) 856-869, here preconditioned from the right,
@@ -9,6 +9,7 @@ products with the matrix and the preconditioner are shared.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +19,37 @@ Product = Callable[[NumpyArray], NumpyArray]
 
 # vectors of a Krylov space before GMRES starts anew
 RESTART = 40
+# begun again from its true residual, an iteration must reduce that at least so much, or it has all that it can get
+STALLED = 0.9
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What an iteration came to.
+
+    Attributes
+    ----------
+    x : (n, k) array
+        The solutions.
+    residuals : list of float
+        The largest relative residual before each step and after the last one; the last one is computed from x.
+    indefinite : {"", "matrix", "preconditioner"}
+        What conjugate gradients found not to be positive definite, and stopped at.
+    """
+
+    x: NumpyArray
+    residuals: list[float]
+    indefinite: str = ""
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return len(self.residuals) - 1
+
+    @property
+    def residual(self) -> float:
+        """The largest relative residual, computed from x."""
+        return self.residuals[-1]
 
 
 def relative_residuals(residual: NumpyArray, b: NumpyArray) -> NumpyArray:
@@ -28,48 +60,75 @@ def relative_residuals(residual: NumpyArray, b: NumpyArray) -> NumpyArray:
 
 
 def conjugate_gradients(
-    product: Product, precondition: Product, b: NumpyArray, rtol: float, max_steps: int
-) -> tuple[NumpyArray, float, int]:
-    """Solve A x = b (n, k) for a Hermitian positive definite A and preconditioner.
+    product: Product, precondition: Product, b: NumpyArray, rtol: float, max_steps: int,
+    watch: Callable[[float], None] | None = None,
+) -> Iteration:  # fmt: skip
+    """Solve A x = b (n, k) for a Hermitian positive definite A and preconditioner; `watch` is told each residual.
 
-    Returns x, the largest relative residual, computed from x, and the number of steps.
+    Where a direction of negative curvature shows that one of them is not positive definite, it stops and says so.
     """
     x = _started(product, precondition, b)
+    residuals = [_largest(b - product(x), b)]
+    before, indefinite = np.inf, ""
+    while rtol < residuals[-1] <= STALLED * before and len(residuals) <= max_steps and not indefinite:
+        before = residuals[-1]
+        x, indefinite = _descended(product, precondition, b, x, rtol, max_steps, residuals, watch)
+        residuals[-1] = _largest(b - product(x), b)
+    return Iteration(x, residuals, indefinite)
+
+
+def _descended(
+    product: Product, precondition: Product, b: NumpyArray, x: NumpyArray, rtol: float, max_steps: int,
+    residuals: list[float], watch: Callable[[float], None] | None,
+) -> tuple[NumpyArray, str]:  # fmt: skip
+    """Conjugate gradients from x until the residual, updated in each step, is small; and what was not definite."""
     residual = b - product(x)
-    direction, size = np.zeros_like(x), np.ones(b.shape[1])
-    step = 0
-    while step < max_steps and relative_residuals(residual, b).max(initial=0.0) > rtol:
+    direction, size = np.zeros_like(residual), np.ones(b.shape[1])
+    active = relative_residuals(residual, b) > rtol
+    while active.any() and len(residuals) <= max_steps:
         improved = precondition(residual)
         new_size = _dots(residual, improved).real
-        direction = improved + direction * (new_size / np.where(size > 0, size, 1.0) if step else 0.0)
-        size = new_size
+        if (new_size[active] <= 0.0).any():
+            return x, "preconditioner"
+        direction = np.where(active, improved + direction * np.where(active, new_size / size, 0.0), 0.0)
+        size = np.where(active, new_size, 1.0)
         image = product(direction)
         curvature = _dots(direction, image).real
-        length = np.where(curvature > 0, size / np.where(curvature > 0, curvature, 1.0), 0.0)
+        if (curvature[active] <= 0.0).any():
+            return x, "matrix"
+        length = np.where(active, size / np.where(active, curvature, 1.0), 0.0)
         x = x + direction * length
         residual = residual - image * length
-        step += 1
-    return x, float(relative_residuals(b - product(x), b).max(initial=0.0)), step
+        relative = relative_residuals(residual, b)
+        active = relative > rtol
+        _record(residuals, float(relative.max(initial=0.0)), watch)
+    return x, ""
 
 
 def gmres(
-    product: Product, precondition: Product, b: NumpyArray, rtol: float, max_steps: int
-) -> tuple[NumpyArray, float, int]:
-    """Solve A x = b (n, k) for any square A.
-
-    Returns x, the largest relative residual, computed from x, and the number of steps.
-    """
+    product: Product, precondition: Product, b: NumpyArray, rtol: float, max_steps: int,
+    watch: Callable[[float], None] | None = None,
+) -> Iteration:  # fmt: skip
+    """Solve A x = b (n, k) for any square A; `watch` is told each residual."""
     x = _started(product, precondition, b)
-    residual, steps = b - product(x), 0
-    worst = float(relative_residuals(residual, b).max(initial=0.0))
-    while steps < max_steps and worst > rtol:
-        update, taken = _cycle(product, precondition, residual, rtol * np.linalg.norm(b, axis=0), max_steps - steps)
-        x = x + update
-        residual, steps = b - product(x), steps + taken
-        before, worst = worst, float(relative_residuals(residual, b).max(initial=0.0))
-        if worst > 0.9 * before:  # nothing more to be had in this precision
-            break
-    return x, worst, steps
+    residual = b - product(x)
+    residuals, before = [_largest(residual, b)], np.inf
+    while rtol < residuals[-1] <= STALLED * before and len(residuals) <= max_steps:
+        before = residuals[-1]
+        x = x + _cycle(product, precondition, residual, b, rtol, max_steps, residuals, watch)
+        residual = b - product(x)
+        residuals[-1] = _largest(residual, b)
+    return Iteration(x, residuals)
+
+
+def _largest(residual: NumpyArray, b: NumpyArray) -> float:
+    return float(relative_residuals(residual, b).max(initial=0.0))
+
+
+def _record(residuals: list[float], residual: float, watch: Callable[[float], None] | None) -> None:
+    residuals.append(residual)
+    if watch is not None:
+        watch(residual)
 
 
 def _started(product: Product, precondition: Product, b: NumpyArray) -> NumpyArray:
@@ -81,10 +140,11 @@ def _started(product: Product, precondition: Product, b: NumpyArray) -> NumpyArr
 
 
 def _cycle(
-    product: Product, precondition: Product, residual: NumpyArray, targets: NumpyArray, limit: int
-) -> tuple[NumpyArray, int]:
-    """One cycle: the update of x from the Krylov spaces of the residuals (n, k), and the number of its steps."""
-    most = min(RESTART, limit, len(residual))
+    product: Product, precondition: Product, residual: NumpyArray, b: NumpyArray, rtol: float, max_steps: int,
+    residuals: list[float], watch: Callable[[float], None] | None,
+) -> NumpyArray:  # fmt: skip
+    """One cycle: the update of x from the Krylov spaces of the residuals (n, k)."""
+    most = min(RESTART, max_steps + 1 - len(residuals), len(residual))
     columns, sizes = residual.shape[1], np.linalg.norm(residual, axis=0)
     basis = [residual / np.where(sizes > 0, sizes, 1.0)]
     improved: list[NumpyArray] = []
@@ -101,10 +161,10 @@ def _cycle(
         hessenberg[:, step + 1, step] = length
         basis.append(image / np.where(length > 0, length, 1.0))
         weights, left = _least_squares(hessenberg[:, : step + 2, : step + 1], sizes)
-        if (left <= targets).all():
+        _record(residuals, _largest(left[None], b), watch)
+        if residuals[-1] <= rtol:
             break
-    update = sum((z * w for z, w in zip(improved, weights.T, strict=True)), np.zeros_like(residual))
-    return update, len(improved)
+    return sum((z * w for z, w in zip(improved, weights.T, strict=True)), np.zeros_like(residual))
 
 
 def _least_squares(hessenberg: NumpyArray, sizes: NumpyArray) -> tuple[NumpyArray, NumpyArray]:

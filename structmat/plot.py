@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .base import StructuredMatrix
     from .tree import ClusterTree
 
-__all__ = ["plot_partition", "plot_ranks", "plot_structure", "plot_tree", "summary"]
+__all__ = ["plot_partition", "plot_ranks", "plot_residuals", "plot_structure", "plot_tree", "summary"]
 
 # a number is drawn where its height, in points, is at least this
 _SMALLEST_TEXT = 5.0
@@ -455,4 +455,32 @@ def plot_tree(tree: ClusterTree, ax: Axes | None = None, *, level: int | None = 
         axes.scatter(points[:, 0], points[:, 1], c=node % 10, cmap="tab10", vmin=0, vmax=9, s=size)
         axes.set_aspect("equal")
     axes.set_title(f"level {level}: {2**level} cluster{'s' if level else ''}")
+    return axes
+
+
+def plot_residuals(residuals: NumpyArray, rtol: float, label: str = "", ax: Axes | None = None) -> Axes:
+    """Draw the residuals of an iteration by step, and what was asked for as a dotted line.
+
+    Parameters
+    ----------
+    residuals : (steps + 1,) array
+        Relative residuals.
+    rtol : float
+        What was asked for.
+    label : str
+        For the legend.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; default: the axes of a new figure.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    axes = _axes(ax)
+    # a residual of zero has no logarithm: it is drawn at the least number that the axis may need
+    shown = np.maximum(residuals, 1e-17)
+    (line,) = axes.plot(np.arange(len(shown)), shown, "o-", markersize=4, label=label)
+    axes.axhline(rtol, color=line.get_color(), linewidth=0.8, linestyle=":")
+    axes.set(yscale="log", xlabel="step", ylabel="relative residual (dotted: asked for)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if label:
+        axes.legend()
     return axes

@@ -22,12 +22,16 @@ STREAMS = 32  # of random numbers: pieces for the threads to take
 
 
 class EntrySource:
-    """A matrix known by its entries: `entries(i, j)` returns the (len(i), len(j)) block at rows i and columns j."""
+    """A matrix known by its entries: `entries(i, j)` returns the (len(i), len(j)) block at rows i and columns j.
+
+    A function with a true attribute `batched` is called once for a batch, with (nb, p) and (nb, q) arrays.
+    """
 
     def __init__(self, entries: Entries, shape: tuple[int, int], dtype: Any = None) -> None:
         if not callable(entries):
             raise TypeError(f"entries must be a function (i, j) -> block, but it is a {type(entries).__name__}")
         self.entries = entries
+        self.batched = bool(getattr(entries, "batched", False))
         self.shape = shape
         self.evaluated = 0
         sample = self._block(np.arange(min(2, shape[0])), np.arange(min(2, shape[1])))
@@ -89,7 +93,7 @@ class EntrySource:
 
     def _batch(self, rows: IntArray, cols: IntArray) -> NumpyArray | None:
         """All blocks in one call, for sources that can; None where each block takes a call."""
-        return None
+        return np.asarray(self._call(rows, cols)).astype(self.dtype, copy=False) if self.batched else None
 
     def _require_finite_batch(self, blocks: NumpyArray, rows: IntArray, cols: IntArray) -> None:
         # a sum is finite only if all terms are (an overflow of finite ones is sorted out below)
@@ -114,6 +118,8 @@ class EntrySource:
 
     def pairs(self, i: IntArray, j: IntArray) -> NumpyArray:
         """The single entries at rows i (m, c) and columns j (m, c), where each row of i holds one index c times."""
+        if self.batched:
+            return self.blocks(i[:, :1], j)[:, 0]
         out = np.empty(j.shape, dtype=self.dtype)
         for k in range(len(i)):
             out[k] = self.block(i[k, :1], j[k])[0]
@@ -139,7 +145,6 @@ class KernelSource(EntrySource):
         same = row_points is col_points
         self.row_points = self._repeated(row_points)
         self.col_points = self.row_points if same else self._repeated(col_points)
-        self.batched = bool(getattr(kernel, "batched", False))
         super().__init__(kernel, (len(self.row_points), len(self.col_points)))
 
     def _repeated(self, points: NumpyArray) -> NumpyArray:
@@ -153,11 +158,28 @@ class KernelSource(EntrySource):
             return self.kernel(x, y)
         return self.kernel.entries(x, y, i % self.components, j % self.components)  # type: ignore[attr-defined]
 
-    def pairs(self, i: IntArray, j: IntArray) -> NumpyArray:
-        """As for any entries, but in one call where the kernel takes batches."""
-        if not self.batched:
-            return super().pairs(i, j)
-        return self.blocks(i[:, :1], j)[:, 0]
+    def against(self, index: IntArray, proxies: IntArray, points: NumpyArray, *, adjointly: bool) -> NumpyArray:
+        """The kernel between indices (nb, p) and other points, points[proxies] (nb, q), as (nb, p, q).
+
+        Adjointly, the points are the first argument, and the indices those of columns. Zero where one is negative. With
+        several components each point is there as often, and proxy k is its component k % components.
+        """
+        shown = points[:, 0] if self.row_points.ndim == 1 else points
+        i, j = np.maximum(index, 0), np.maximum(proxies, 0)
+        x, y = (shown, self.col_points) if adjointly else (self.row_points, shown)
+        rows, cols = (j, i) if adjointly else (i, j)
+        if self.batched:
+            values = self._values(_as_columns(x)[rows], _as_columns(y)[cols], rows, cols)
+        else:
+            pairs = zip(rows, cols, strict=True)
+            values = np.stack([np.asarray(self._values(x[a], y[b], a, b)) for a, b in pairs])
+        self.evaluated += values.size
+        values = np.asarray(values).astype(self.dtype, copy=False)
+        block = values.swapaxes(1, 2) if adjointly else values
+        if not np.isfinite(block).all():
+            raise NonFiniteError(f"{self._describe()} is not finite at points around those of the matrix")
+        inside = (index >= 0)[:, :, None] & (proxies >= 0)[:, None, :]
+        return block if inside.all() else np.where(inside, block, 0)
 
     def _describe(self) -> str:
         return f"the kernel {getattr(self.kernel, '__name__', type(self.kernel).__name__)}(x, y)"

@@ -1,4 +1,4 @@
-"""Storage: what a pass over the blocks of a matrix needs, and how vectors of any kind are brought to it."""
+"""Storage: what a pass over the blocks of a matrix needs, how vectors are brought to it, and views of the matrix."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from ._backend import conj, is_numpy, like, namespace, numpy_dtype, to_numpy
 from ._typing import Array, NumpyArray
+from .base import StructuredMatrix
 
 
 class Storage(ABC):
@@ -57,3 +58,32 @@ class Storage(ABC):
     @abstractmethod
     def _apply_compiled(self, x: NumpyArray, adjointly: bool) -> NumpyArray:
         """The product by compiled kernels, for NumPy arrays of the matrix's own dtype (or a wider one)."""
+
+
+class StoredMatrix(StructuredMatrix):
+    """A matrix that is a storage, seen as it is, as its adjoint or as a complex conjugate."""
+
+    _storage: Any
+    _adjointly: bool
+    _conjugated: bool
+
+    def _oriented(self, *, adjointly: bool, conjugated: bool) -> Any:
+        if self.symmetric and adjointly:  # A^H = A
+            adjointly = False
+        if self.dtype.kind != "c":
+            conjugated = False
+        if not (adjointly or conjugated):
+            return self
+        view = object.__new__(type(self))
+        view._storage = self._storage
+        view._adjointly = self._adjointly != adjointly
+        view._conjugated = self._conjugated != conjugated
+        view.row_tree, view.col_tree = (self.col_tree, self.row_tree) if adjointly else (self.row_tree, self.col_tree)
+        view.certificate = self.certificate
+        return view
+
+    def _product(self, x: Array, *, adjointly: bool, conjugated: bool) -> Array:
+        product: Array = self._storage.apply(
+            x, adjointly=self._adjointly != adjointly, conjugated=self._conjugated != conjugated
+        )
+        return product

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse as sparse
 
 import structmat as sm
 from structmat.testing import random_hss
@@ -14,7 +15,7 @@ BAD = GOOD.copy()
 BAD[7, 31] = np.nan
 ENDLESS = np.where(np.isnan(BAD), np.inf, BAD)
 F = RNG.standard_normal((40, 20))
-H = sm.HSSMatrix
+H, H2 = sm.HSSMatrix, sm.H2Matrix
 
 
 class Cut:
@@ -26,6 +27,10 @@ class Cut:
         return x[:5]
 
     rmatmat = matmat
+
+
+def one_sided_blocks(rows, cols, level, i, j):
+    return i > j
 
 
 def entries_of(dense):
@@ -236,6 +241,44 @@ CASES = {
         lambda: H.identity(TREE).solve(np.ones(9)),
         sm.ShapeError,
         "b has 9 rows, but A has 40 rows",
+    ),
+    # ------------------------------------------------------------------------------------------ H2
+    "H2 of an array": (lambda: H2.from_sparse(GOOD), TypeError, "must be a scipy.sparse array.*from_dense"),
+    "H2 of a skew sparse matrix": (
+        lambda: H2.from_sparse(sparse.coo_array(SKEW), TREE, symmetric=True),
+        sm.SymmetryError,
+        "symmetric=True, but",
+    ),
+    "H2 of a sparse NaN": (lambda: H2.from_sparse(sparse.coo_array(BAD)), sm.NonFiniteError, "the data of s"),
+    "H2 over two conditions": (
+        lambda: H2.zeros(TREE, admissibility=sm.WeakAdmissibility(), partition=sm.BlockPartition.build(TREE)),
+        TypeError,
+        "admissibility or partition, not both",
+    ),
+    "H2 low rank of unequal ranks": (lambda: H2.from_low_rank(F, F[:, :3]), sm.ShapeError, "must have the same r"),
+    "H2 low rank of another size": (
+        lambda: H2.identity(TREE).add_low_rank(F[:30], F[:30]),
+        sm.TreeMismatchError,
+        "over 40 rows and 40 columns",
+    ),
+    "H2 diagonal empty": (lambda: H2.from_diagonal([]), sm.ShapeError, "d is empty"),
+    "H2 and HSS": (lambda: H2.identity(TREE) + H.identity(TREE), TypeError, "convert one of them first"),
+    "H2 over unequal trees": (
+        lambda: H2.identity(TREE) + H2.identity(sm.ClusterTree.balanced(40, 20)),
+        sm.TreeMismatchError,
+        "need the same cluster tree",
+    ),
+    "H2 truncated to nothing": (lambda: H2.identity(TREE).truncate(rtol=-1.0), ValueError, "rtol must be a finite"),
+    "H2 factorised": (lambda: H2.identity(TREE).solve(np.ones(40)), TypeError, "no factorisation.*preconditioner"),
+    "H2 symmetric with two trees": (
+        lambda: H2.zeros((TREE, sm.ClusterTree.from_points(-np.arange(40.0), 8)), symmetric=True),
+        sm.TreeMismatchError,
+        "one tree for rows and columns",
+    ),
+    "H2 on a partition that is not symmetric": (
+        lambda: H2.zeros(TREE, symmetric=True, partition=sm.BlockPartition.build(TREE, TREE, one_sided_blocks)),
+        sm.SymmetryError,
+        "with each block the mirrored one",
     ),
     "device": (lambda: H.identity(TREE).to_device("abacus"), sm.DeviceError, 'must be "cpu" or "gpu"'),
 }

@@ -229,7 +229,9 @@ def test_the_list_shows_each_benchmark_with_its_first_line(capsys):
 def test_an_unknown_name_is_refused_with_the_known_ones(capsys):
     with pytest.raises(SystemExit):
         main(["unknown"])
-    assert "no benchmark named unknown; there are floors" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert f"no benchmark named unknown; there are {', '.join(find_benchmarks())}" in message
+    assert "floors" in message
 
 
 def test_a_missed_limit_makes_the_exit_status_one(monkeypatch, tmp_path, capsys):

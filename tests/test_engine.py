@@ -6,8 +6,8 @@ import scipy.linalg
 
 from structmat.blocks import BlockBatch, NestedBasis
 from structmat.engine import cpu_rank, cpu_sketch, cpu_solve, cpu_ulv, dense, reference
-from structmat.nested.entries import entry_values
 from structmat.nested import NestedStorage
+from structmat.nested.entries import entry_values
 from structmat.testing import random_hss
 from structmat.tree import ClusterTree
 

@@ -12,8 +12,8 @@ tree partition sources lowrank engine precision
 blocks algebra base certificate certify _inputs
 storage norms flat nested
 hodlr hss hmatrix h2
-convert linalg functions
-kernelfunctions gallery gp io plot advice_costs advice _console testing cli distributed demo _version __init__
+convert linalg solvers functions
+kernelfunctions gallery gp bem io plot advice_costs advice _console testing cli distributed demo _version __init__
 """  # every module and folder of structmat, from the bottom up
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS.strip().splitlines()) for name in names.split()}
 FILES = sorted((ROOT / "structmat").rglob("*.py"))

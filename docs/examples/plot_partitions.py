@@ -29,7 +29,8 @@ def inverse_distance(x, y):
 
 
 weak = sm.HODLRMatrix.from_kernel(inverse_distance, line, leaf_size=32, rtol=rtol)
-strong = sm.HMatrix.from_kernel(inverse_distance, line, leaf_size=32, rtol=rtol)
+apart = sm.StrongAdmissibility()
+strong = sm.HMatrix.from_kernel(inverse_distance, line, leaf_size=32, rtol=rtol, admissibility=apart)
 
 figure, axes = plt.subplots(1, 2, figsize=(11, 5.2), layout="constrained")
 for ax, matrix, title in zip(axes, (weak, strong), ("weak: HODLR and HSS", "strong: H and H2"), strict=True):
@@ -53,7 +54,7 @@ def exponential(x, y):
 
 tree = sm.ClusterTree.from_points(square, leaf_size=40)
 weak = sm.HODLRMatrix.from_kernel(exponential, square, tree, rtol=rtol, symmetric=True)
-strong = sm.HMatrix.from_kernel(exponential, square, tree, rtol=rtol, symmetric=True)
+strong = sm.HMatrix.from_kernel(exponential, square, tree, rtol=rtol, symmetric=True, admissibility=apart)
 
 figure, axes = plt.subplots(1, 2, figsize=(11, 5.2), layout="constrained")
 for ax, matrix, title in zip(axes, (weak, strong), ("weak", "strong"), strict=True):

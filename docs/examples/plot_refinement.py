@@ -60,7 +60,8 @@ points = (centres[:, None] + 0.02 * rng.standard_normal((12, 125, 2))).reshape(-
 kernel = sm.kernelfunctions.Laplace(dim=2)
 figure, axes = plt.subplots(1, 2, figsize=(10, 4.8), layout="constrained")
 tree = sm.ClusterTree.from_points(points, leaf_size=32)
-A = sm.HMatrix.from_kernel(kernel, points, tree, rtol=rtol, symmetric=True)
+apart = sm.StrongAdmissibility()
+A = sm.HMatrix.from_kernel(kernel, points, tree, rtol=rtol, symmetric=True, admissibility=apart)
 B = sm.HMatrix.adaptive(kernel, tree, points=points, rtol=rtol, symmetric=True)
 for ax, C, title in ((axes[0], A, "strong admissibility"), (axes[1], B, "adaptive")):
     C.plot(ax)

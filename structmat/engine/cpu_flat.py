@@ -13,10 +13,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import types, uint64
-from numba.extending import overload
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
 
-from .cpu import ONE, TWO, columns_times, conjugated_columns_times, conjugated_rows_times, jit, rows_times
+from .cpu import FOUR, ONE, TWO, columns_times, conjugated_columns_times, conjugated_rows_times, jit, rows_times
+
+# factors with rows of up to so many bytes are asked for ahead: their streams end before the processor has learnt them
+SHORT_ROW = 4096
+CACHE_LINE = 64
+
+compiled_inline: Any = intrinsic  # its type does not tell that the context is left out in calls
 
 
 def conjugate(a: Any) -> Any:
@@ -52,6 +60,56 @@ def _widened(buffer, start, count, room):
         return room[:count]
 
     return copied
+
+
+@compiled_inline
+def prefetch(_context, array, index):
+    """Ask for the cache line of array[index], which is not read and may lie anywhere."""
+
+    def generate(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        number, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        # to read, into the second level, data
+        builder.call(function, [place, *(ir.Constant(number, value) for value in (0, 2, 1))])
+        return context.get_dummy_value()
+
+    return types.void(array, types.uint64), generate
+
+
+@jit
+def ask_for(buffer, at, count, step):
+    """Have buffer[at : at + count] on its way to the cache; `step` numbers make a line."""
+    for line in range(at, at + count, step):
+        prefetch(buffer, line)
+
+
+@jit
+def project(buffer, start, rank, length, x, i, coefficients, following, step):
+    """Coefficients = F^H x[i:] for a factor stored as F^T (rank, length); what is at `following` is asked for."""
+    for a in range(rank):
+        coefficients[a] = 0
+    if step == 0:
+        conjugated_rows_times(buffer, start, rank, length, x, i, coefficients, uint64(0))
+        return
+    for a in range(uint64(0), rank, FOUR):
+        rows = min(FOUR, rank - a)
+        ask_for(buffer, following + a * length, rows * length, step)
+        conjugated_rows_times(buffer, start + a * length, rows, length, x, i, coefficients, a)
+
+
+@jit
+def expand(buffer, start, rank, length, coefficients, y, i, following, step):
+    """y[i:] += F coefficients, likewise."""
+    if step == 0:
+        columns_times(buffer, start, rank, length, coefficients, uint64(0), y, i)
+        return
+    for a in range(uint64(0), rank, FOUR):
+        rows = min(FOUR, rank - a)
+        ask_for(buffer, following + a * length, rows * length, step)
+        columns_times(buffer, start + a * length, rows, length, coefficients, a, y, i)
 
 
 @jit
@@ -109,7 +167,7 @@ def factor_both_ways(buffer, start, rank, length, known, x, i, y, wanted):
 def flat_pass(buffer, table, widest, first, last, adjointly, x, y):
     """Add the blocks first .. last - 1 times x to y, one vector; `widest` is the largest rank."""
     work, other = np.empty(widest, dtype=x.dtype), np.empty(widest, dtype=x.dtype)
-    zero = uint64(0)
+    zero, line = uint64(0), uint64(CACHE_LINE // buffer.itemsize)
     for e in range(first, last):
         start, rank, row, col, p, q, mirrored = table[e]
         second = uint64(start + rank * p)
@@ -122,18 +180,19 @@ def flat_pass(buffer, table, widest, first, last, adjointly, x, y):
             else:
                 rows_times(buffer, at, rows, cols, x, j, y, i)
             continue
-        for a in range(k):
-            work[a] = 0
+        step = line if max(p, q) * buffer.itemsize <= SHORT_ROW else zero
+        after = second + k * cols
+        if adjointly and not mirrored:
+            project(buffer, at, k, rows, x, i, work, second, step)
+            expand(buffer, second, k, cols, work, y, j, after, step)
+            continue
+        # the factor that is read first of the next block of this shape is its second one
+        project(buffer, second, k, cols, x, j, work, at, step)
         if mirrored:
-            conjugated_rows_times(buffer, second, k, cols, x, j, work, zero)
             factor_both_ways(buffer, at, k, rows, work, x, i, y, other)
-            columns_times(buffer, second, k, cols, other, zero, y, j)
-        elif adjointly:
-            conjugated_rows_times(buffer, at, k, rows, x, i, work, zero)
-            columns_times(buffer, second, k, cols, work, zero, y, j)
+            expand(buffer, second, k, cols, other, y, j, after + k * rows, step)
         else:
-            conjugated_rows_times(buffer, second, k, cols, x, j, work, zero)
-            columns_times(buffer, at, k, rows, work, zero, y, i)
+            expand(buffer, at, k, rows, work, y, i, after + k * rows, step)
 
 
 @jit

@@ -55,10 +55,10 @@ def unused_row(used, n, state):
 
 @jit
 def squared(row, n):
-    """Sum of squares of row[:n]."""
+    """Sum of the squared moduli of row[:n]."""
     s = 0.0
     for j in range(uint64(n)):
-        s += row[j] * row[j]
+        s += row[j].real * row[j].real + row[j].imag * row[j].imag
     return s
 
 
@@ -152,16 +152,33 @@ def crosses(
 
 
 @jit
-def orthonormalize(rows, k, n, triangle):
-    """Modified Gram-Schmidt of k flat rows of length n: rows = triangle^T q, triangle (k, k) upper; q in place."""
+def orthonormalize(rows, known, k, n, triangle):
+    """Gram-Schmidt of k flat rows of length n: rows = triangle^T q, triangle (k, k) upper; q in place.
+
+    The first `known` rows are orthogonal to each other already. Of those before it, a row is projected on two at a
+    time: half the traffic, and as these are orthogonal, as good as one by one.
+    """
     for a in range(k):
-        at = a * n
+        at = uint64(a * n)
+        others = a if a >= known else 0
         for b in range(a):
-            below = b * n
-            s = 0.0
+            triangle[b, a] = 0.0
+        for pair in range(others // 2):
+            b = 2 * pair
+            one, two = uint64(b * n), uint64((b + 1) * n)
+            s, t = rows.dtype.type(0), rows.dtype.type(0)
             for j in range(uint64(n)):
-                s += rows[below + j] * rows[at + j]
-            triangle[b, a] = s
+                x = rows[at + j]
+                s += np.conj(rows[one + j]) * x
+                t += np.conj(rows[two + j]) * x
+            triangle[b, a], triangle[b + 1, a] = s, t
+            for j in range(uint64(n)):
+                rows[at + j] -= s * rows[one + j] + t * rows[two + j]
+        if others % 2:
+            below, s = uint64((others - 1) * n), rows.dtype.type(0)
+            for j in range(uint64(n)):
+                s += np.conj(rows[below + j]) * rows[at + j]
+            triangle[others - 1, a] = s
             for j in range(uint64(n)):
                 rows[at + j] -= s * rows[below + j]
         size = np.sqrt(squared(rows[at : at + n], n))
@@ -176,7 +193,7 @@ def orthonormalize(rows, k, n, triangle):
 
 @jit
 def diagonalize(core, turn, k):
-    """One-sided Jacobi: rotations `turn` (k, k), by rows, that make the rows of turn core orthogonal, in place."""
+    """One-sided Jacobi: a unitary `turn` (k, k) that makes the rows of turn core orthogonal, in place."""
     for a in range(k):
         for b in range(k):
             turn[a, b] = 1.0 if a == b else 0.0
@@ -184,24 +201,27 @@ def diagonalize(core, turn, k):
         rotated = False
         for a in range(k):
             for b in range(a + 1, k):
-                aa, bb, ab = 0.0, 0.0, 0.0
+                aa, bb, ab = 0.0, 0.0, core.dtype.type(0)
                 for j in range(uint64(k)):
-                    aa += core[a, j] * core[a, j]
-                    bb += core[b, j] * core[b, j]
-                    ab += core[a, j] * core[b, j]
-                if abs(ab) <= 1e-15 * np.sqrt(aa * bb) or ab == 0.0:
+                    u, v = core[a, j], core[b, j]
+                    aa += u.real * u.real + u.imag * u.imag
+                    bb += v.real * v.real + v.imag * v.imag
+                    ab += u * np.conj(v)
+                size = abs(ab)
+                if size <= 1e-15 * np.sqrt(aa * bb) or size == 0.0:
                     continue
                 rotated = True
-                zeta = (bb - aa) / (2.0 * ab)
+                phase = ab / size  # by which row b is multiplied, so that its product with row a is positive
+                zeta = (bb - aa) / (2.0 * size)
                 t = 1.0 / (abs(zeta) + np.sqrt(1.0 + zeta * zeta))
                 if zeta < 0.0:
                     t = -t
                 c = 1.0 / np.sqrt(1.0 + t * t)
                 s = c * t
                 for j in range(uint64(k)):
-                    u, v = core[a, j], core[b, j]
+                    u, v = core[a, j], phase * core[b, j]
                     core[a, j], core[b, j] = c * u - s * v, s * u + c * v
-                    u, v = turn[a, j], turn[b, j]
+                    u, v = turn[a, j], phase * turn[b, j]
                     turn[a, j], turn[b, j] = c * u - s * v, s * u + c * v
         if not rotated:
             break
@@ -209,18 +229,19 @@ def diagonalize(core, turn, k):
 
 @jit
 def recompress(left, right, k, p, q, allowed, out, start, core, first, second, turn, sizes, order):
-    """Truncate left^T right (k flat rows of p and of q numbers) by its singular values; the rank.
+    """Truncate left^T conj(right) (k flat rows of p and of q numbers) by its singular values; the rank.
 
-    The Frobenius norm of what is left out is at most `allowed`. The factors are written to out[start:], left^T (r, p),
-    then right^T (r, q).
+    The Frobenius norm of what is left out is at most `allowed`. The factors are written to out[start:], left^T (r, p)
+    with orthonormal rows, then right^T (r, q), whose rows are as long as the singular values; sizes[order] are their
+    squares.
     """
-    orthonormalize(left, k, p, first)
-    orthonormalize(right, k, q, second)
+    orthonormalize(left, 0, k, p, first)
+    orthonormalize(right, 0, k, q, second)
     for a in range(k):
         for b in range(k):
-            s = 0.0
+            s = core.dtype.type(0)
             for c in range(max(a, b), k):
-                s += first[a, c] * second[b, c]
+                s += first[a, c] * np.conj(second[b, c])
             core[a, b] = s
     diagonalize(core, turn, k)
     for a in range(k):
@@ -240,6 +261,8 @@ def recompress(left, right, k, p, q, allowed, out, start, core, first, second, t
         out[j] = 0.0
     for r in range(rank):
         source = order[r]
+        for a in range(k):
+            turn[source, a], core[source, a] = np.conj(turn[source, a]), np.conj(core[source, a])
         columns_times(left, uint64(0), uint64(k), uint64(p), turn[source], uint64(0), out, uint64(start + r * p))
         columns_times(
             right, uint64(0), uint64(k), uint64(q), core[source], uint64(0), out, uint64(start + rank * p + r * q)

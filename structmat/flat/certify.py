@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import certify
 from .._typing import IntArray, NumpyArray
 from ..certificate import Certificate
-from ..certify import CONFIDENCE
 from ..sources import EntrySource
 from ..tree import ClusterTree
 from .corners import corners
@@ -21,8 +21,6 @@ from .entries import entry_values
 if TYPE_CHECKING:
     from .matrix import FlatMatrix
 
-# up to this many entries the error is computed and not estimated
-EXACT_ENTRIES = 1 << 17
 SAMPLED_ENTRIES = 1 << 16
 # rows of a block, and entries in each row: few rows, as an entry source answers row by row
 ROWS_PER_BLOCK = 2
@@ -34,22 +32,9 @@ def by_entries(
     a: FlatMatrix, source: EntrySource, *, asked: float, norm: float, rng: np.random.Generator
 ) -> Certificate:
     """From entries of the source, stratified over the low-rank blocks."""
-    m, n = a.shape
-    eps = float(np.finfo(a.dtype).eps)
-    if m * n <= EXACT_ENTRIES:
-        dense = source.block(np.arange(m), np.arange(n))
-        size = float(np.linalg.norm(dense))
-        square, deviation, confidence = float(np.linalg.norm(a.to_dense() - dense)) ** 2, 0.0, 1.0
-        method = "all entries"
-    else:
-        square, deviation = _stratified(a, source, rng)
-        size, confidence, method = norm, CONFIDENCE, "entries stratified over the low-rank blocks"
-    scale = size if size > 0 else 1.0
-    estimate = max(np.sqrt(square) / scale, eps)
-    bound = max(np.sqrt(square + 2.0 * deviation) / scale, eps)
-    return Certificate(
-        max(asked, 4 * eps), float(estimate), float(bound), confidence, method, entries=source.evaluated
-    )  # fmt: skip
+    return certify.by_entries(
+        a, source, lambda: _stratified(a, source, rng), strata="the low-rank blocks", asked=asked, norm=norm
+    )
 
 
 def _stratified(a: FlatMatrix, source: EntrySource, rng: np.random.Generator) -> tuple[float, float]:

@@ -37,6 +37,10 @@ Progress = Callable[[float], None] | None
 
 # attempts with ever tighter tolerances of the blocks before the tolerance is declared out of reach
 ATTEMPTS = 3
+# of the error allowed, what the blocks may have at first where they are merged afterwards, and the merged ones
+FINE_SHARE, MERGE_SHARE = 0.3, 0.8
+# at smaller tolerances nothing is merged: the finer blocks would be of rounding
+LEAST_MERGED = 1e-13
 
 
 class FlatConstructors(ExactConstructors):
@@ -44,6 +48,8 @@ class FlatConstructors(ExactConstructors):
 
     default_admissibility: ClassVar[Any]
     fixed_partition: ClassVar[bool] = False
+    # how a format merges blocks of the default partition where that is cheaper; see `hmatrix.coarsen`
+    _coarsened: ClassVar[Any] = None
 
     @classmethod
     def _unchecked(cls, blocks: FlatBlocks, row_tree: ClusterTree, col_tree: ClusterTree) -> Any:
@@ -131,11 +137,14 @@ class FlatConstructors(ExactConstructors):
         Parameters
         ----------
         entries : callable
-            `entries(i, j) -> (len(i), len(j))` array, for int arrays i and j in the user's ordering.
+            `entries(i, j) -> (len(i), len(j))` array, for int arrays i and j in the user's ordering. With a true
+            attribute `batched`: (nb, p, q) for i (nb, p) and j (nb, q).
         tree : ClusterTree or pair of them
             The geometry of a tree built from points tells near from far; else the distance of indices does.
         rtol, atol, max_rank, symmetric, admissibility, partition
-            As in `from_dense`. The error is estimated from entries of every block; see `certificate`.
+            As in `from_dense`. The error is estimated from entries of every block; see `certificate`. Where neither
+            admissibility nor partition nor compressor nor max_rank is given, `HMatrix` then merges blocks, and gives
+            low rank to dense ones off the diagonal, wherever that takes less storage at this error.
         dtype : dtype, optional
             Default: that of the values.
         compressor : Compressor, optional
@@ -151,7 +160,8 @@ class FlatConstructors(ExactConstructors):
         row_tree, col_tree = as_tree_pair(given, _shape_of(given))
         source = EntrySource(entries, (row_tree.n, col_tree.n), dtype)
         chosen = cls._partition(row_tree, col_tree, admissibility, partition)
-        return _from_source(cls, source, chosen, rtol, atol, max_rank, symmetric, compressor, rng, progress)
+        coarsen = admissibility is None and partition is None
+        return _from_source(cls, source, chosen, rtol, atol, max_rank, symmetric, compressor, rng, progress, coarsen)
 
     @classmethod
     def from_kernel(
@@ -183,7 +193,8 @@ class FlatConstructors(ExactConstructors):
         given = tree if partition is None else _trees_of(partition, tree)
         trees = _kernel_trees(given, source.row_points, source.col_points, leaf_size, same=column_points is None)
         chosen = cls._partition(*trees, admissibility, partition)
-        return _from_source(cls, source, chosen, rtol, atol, max_rank, symmetric, compressor, rng, progress)
+        coarsen = admissibility is None and partition is None
+        return _from_source(cls, source, chosen, rtol, atol, max_rank, symmetric, compressor, rng, progress, coarsen)
 
     @classmethod
     def from_operator(
@@ -304,7 +315,7 @@ def _low_rank(left: NumpyArray, right: NumpyArray, partition: BlockPartition, sy
 
 def _from_source(
     cls: Any, source: EntrySource, partition: BlockPartition, rtol: float, atol: float, max_rank: int | None,
-    symmetric: bool, compressor: Any, rng: RandomLike, progress: Progress,
+    symmetric: bool, compressor: Any, rng: RandomLike, progress: Progress, coarsen: bool,
 ) -> Any:  # fmt: skip
     """Build, check on entries of every block, and build again more tightly until the check passes."""
     from .certify import by_entries
@@ -323,9 +334,14 @@ def _from_source(
         squared_near = fused.squared_near_norm(compiled, stored, symmetric)
     norm = build.estimated_norm(source, stored, squared_near, _check.generator(rng), symmetric)
     asked = max(tolerance, atol / norm if norm > 0 else 0.0)
+    # merging needs singular factors in double precision, and a tolerance that leaves room for finer blocks
+    fit = coarsen and compressor is None and cap is None and source.dtype in (np.float64, np.complex128)
+    merge = cls._coarsened if fit and asked >= LEAST_MERGED else None
+    fine = 1.0 if merge is None else FINE_SHARE
+    mirrored = merge is not None and compiled is not None and compiled.mirrored and not symmetric
     share, best = 0.9, None
     for _attempt in range(ATTEMPTS):
-        tails = build.block_tails(partition, share * asked * norm)
+        tails = build.block_tails(partition, fine * share * asked * norm)
         if compiled is None:
             far, _square = build.far_blocks(
                 source, stored, tails, max_rank=cap, compressor=compressor or ACA(), rng=_check.generator(rng),
@@ -333,8 +349,12 @@ def _from_source(
             )  # fmt: skip
             blocks = FlatBlocks(near, far, symmetric)
         else:
-            blocks, evaluated = fused.assemble(compiled, stored, tails, symmetric, progress or _silent)
+            half = partition.lower() if mirrored else stored
+            blocks, evaluated = fused.assemble(compiled, half, tails, symmetric or mirrored, progress or _silent)
             source.evaluated += evaluated
+        if merge is not None:
+            sizes = partition.row_tree.leaf_size, partition.col_tree.leaf_size
+            blocks = merge(blocks, *sizes, MERGE_SHARE * share * asked * norm, mirrored=mirrored)
         candidate = cls._unchecked(blocks, partition.row_tree, partition.col_tree)
         candidate.certificate = by_entries(candidate, source, asked=asked, norm=norm, rng=_check.generator(rng))
         if best is None or candidate.certificate.upper_bound < best.certificate.upper_bound:

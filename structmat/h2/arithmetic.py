@@ -74,11 +74,8 @@ def places(b: RaggedBatch | BlockBatch, level: int) -> IntArray:
 
 def same_places(a: H2Blocks, b: H2Blocks) -> bool:
     """Whether both have the same dense blocks and the same couplings, stored alike."""
-    levels = zip(a.couplings, b.couplings, strict=True)
-    pairs = [(a.near, b.near, a.depth), *((x, y, level) for level, (x, y) in enumerate(levels, start=1))]
-    return a.half == b.half and all(
-        np.array_equal(np.sort(places(x, level)), np.sort(places(y, level))) for x, y, level in pairs
-    )
+    mine, its = ([places(m.near, m.depth), *(places(c, k) for k, c in enumerate(m.couplings, 1))] for m in (a, b))
+    return a.half == b.half and all(np.array_equal(np.sort(x), np.sort(y)) for x, y in zip(mine, its, strict=True))
 
 
 def _side_by_side(a: RaggedBasis, b: RaggedBasis) -> RaggedBasis:

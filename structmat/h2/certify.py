@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import certify
 from .._backend import parallel_ranges
 from .._typing import IntArray, NumpyArray
 from ..certificate import Certificate
-from ..certify import CONFIDENCE
 from ..engine import cpu_entries
 from ..flat.certify import in_corners
 from ..nested.entries import entry_values
@@ -24,30 +24,18 @@ from ..tree import ClusterTree
 if TYPE_CHECKING:
     from .matrix import H2Matrix
 
-# up to this many entries the error is computed and not estimated
-EXACT_ENTRIES = 1 << 17
-# indices drawn in each node, at least, and entries looked at in all, at least
+# up to so many entries the error is computed and not estimated, where the build has looked at as many
+EXACT_AT_MOST = 1 << 22
+# indices drawn in each node, at least, and entries looked at in all, at least: on each level as many
 DRAWN = 4
 SAMPLED_ENTRIES = 1 << 17
 
 
 def by_entries(a: H2Matrix, source: EntrySource, *, asked: float, norm: float, rng: np.random.Generator) -> Certificate:
     """From entries of the source, stratified over the couplings."""
-    m, n = a.shape
-    eps = float(np.finfo(a.dtype).eps)
-    if m * n <= EXACT_ENTRIES:
-        dense = source.block(np.arange(m), np.arange(n))
-        size = float(np.linalg.norm(dense))
-        square, deviation, confidence = float(np.linalg.norm(a.to_dense() - dense)) ** 2, 0.0, 1.0
-        method = "all entries"
-    else:
-        square, deviation = _stratified(a, source, rng)
-        size, confidence, method = norm, CONFIDENCE, "entries stratified over the couplings"
-    scale = size if size > 0 else 1.0
-    estimate = max(np.sqrt(square) / scale, eps)
-    bound = max(np.sqrt(square + 2.0 * deviation) / scale, eps)
-    return Certificate(
-        max(asked, 4 * eps), float(estimate), float(bound), confidence, method, entries=source.evaluated
+    return certify.by_entries(
+        a, source, lambda: _stratified(a, source, rng), strata="the couplings", asked=asked, norm=norm,
+        exactly=min(source.evaluated, EXACT_AT_MOST),
     )  # fmt: skip
 
 
@@ -56,12 +44,14 @@ def _stratified(a: H2Matrix, source: EntrySource, rng: np.random.Generator) -> t
     storage, packed = a._storage, a._storage.packed()
     far, _near = storage.block_places()
     blocks = sum(len(places) for places in far)
-    drawn = max(DRAWN, int(np.sqrt(SAMPLED_ENTRIES / max(1, blocks))))
+    budget = SAMPLED_ENTRIES / max(1, sum(len(places) > 0 for places in far))
     stored = cache(a.stored)  # single entries need it: where clusters touch
     total = variance = 0.0
     for level, places in enumerate(far):
         if not len(places):
             continue
+        smallest = int(min(a.row_tree.sizes(level).min(), a.col_tree.sizes(level).min()))
+        drawn = max(2, min(smallest, max(DRAWN, int(np.sqrt(budget / len(places))))))
         rows, left = _drawn(a.row_tree, packed, level, drawn, rng, columns=False)
         cols, right = _drawn(a.col_tree, packed, level, drawn, rng, columns=True)
         values = storage.sampled_couplings(level, left, right)
@@ -69,9 +59,13 @@ def _stratified(a: H2Matrix, source: EntrySource, rng: np.random.Generator) -> t
         exact = source.blocks(a.row_tree.perm[rows[row_nodes]], a.col_tree.perm[cols[col_nodes]])
         sizes = a.row_tree.sizes(level)[row_nodes] * a.col_tree.sizes(level)[col_nodes]
         mirrored = np.where(row_nodes != col_nodes, 2.0, 1.0) if storage.half else 1.0
-        by_row = (np.abs(values - exact) ** 2).mean(axis=2) * (sizes * mirrored)[:, None]
-        total += float(by_row.mean(axis=1).sum())
-        variance += float((by_row.var(axis=1, ddof=1) / drawn).sum())
+        squares = np.abs(values - exact) ** 2 * (sizes * mirrored)[:, None, None]
+        total += float(squares.mean(axis=(1, 2)).sum())
+        # the blocks of a node share the rows, or columns, that were drawn in it: they err together
+        for nodes, shares in ((row_nodes, squares.mean(axis=2)), (col_nodes, squares.mean(axis=1))):
+            together = np.zeros((1 << level, drawn))
+            np.add.at(together, nodes, shares)
+            variance += float((together.var(axis=1, ddof=1) / drawn).sum())
         total += in_corners(a, source, level, places, blocks, rng, lambda _, i, j: entry_values(stored(), i, j))
     return total, float(np.sqrt(variance))
 

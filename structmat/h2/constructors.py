@@ -29,7 +29,10 @@ from ..partition import Admissibility, BlockPartition, StrongAdmissibility
 from ..sources import EntrySource, KernelSource, OperatorSource
 from ..tree import ClusterTree, as_tree_pair
 from . import dense, interpolative
+from .chebyshev import ChebyshevInterpolation
 from .partitions import for_nested_bases
+from .sampled import FarField
+from .structure import warn_if_oscillatory
 
 # attempts with tighter tolerances of the nodes, or more samples, before the tolerance is declared out of reach
 ATTEMPTS = 4
@@ -184,8 +187,9 @@ class H2Constructors:
     def from_kernel(
         cls, kernel: Kernel, points: Any, tree: TreeLike = None, *, column_points: Any = None, rtol: float = 1e-8,
         atol: float = 0.0, max_rank: int | None = None, symmetric: bool | None = None, leaf_size: int = 64,
-        admissibility: Admissibility | None = None, partition: BlockPartition | None = None, on_the_fly: bool = False,
-        rng: RandomLike = 0, progress: Progress = None,
+        admissibility: Admissibility | None = None, partition: BlockPartition | None = None,
+        far_field: FarField | ChebyshevInterpolation | None = None, on_the_fly: bool = False, rng: RandomLike = 0,
+        progress: Progress = None,
     ) -> Any:  # fmt: skip
         """Compress the matrix of a kernel function on points, in any dimension.
 
@@ -203,6 +207,8 @@ class H2Constructors:
         symmetric : bool, optional
             Store one basis and half of the blocks. Default: what the kernel object says of itself, for one set of
             points; plain functions count as not symmetric.
+        far_field : SampledFarField, ProxySurface, SelectedProxies or ChebyshevInterpolation, optional
+            By what a node knows the far field that its basis has to serve; default `SampledFarField()`, for any kernel.
         on_the_fly : bool
             Store the bases only, and evaluate couplings and near field from the kernel in each product: a tenth of the
             memory or less, for slower products. For kernels with a compiled form.
@@ -225,12 +231,16 @@ class H2Constructors:
         rows, cols = _point_sets(points, column_points, bool(symmetric))
         source = KernelSource(kernel, rows, cols)
         given = tree if partition is None else _trees_of(partition, tree)
-        trees = _kernel_trees(given, rows, cols, leaf_size, same=column_points is None)
+        trees = _kernel_trees(given, source.row_points, source.col_points, leaf_size, same=column_points is None)
         chosen = cls._partition(trees, admissibility, partition)
         if symmetric is None:
             one_set = column_points is None and trees[0] == trees[1] and chosen.is_symmetric
             symmetric = one_set and bool(getattr(kernel, "symmetric", False))
-        return _from_source(cls, source, chosen, rtol, atol, max_rank, symmetric, rng, progress, on_the_fly=on_the_fly)
+        warn_if_oscillatory(kernel, chosen)
+        return _from_source(
+            cls, source, chosen, rtol, atol, max_rank, symmetric, rng, progress, far_field=far_field,
+            on_the_fly=on_the_fly,
+        )  # fmt: skip
 
     @classmethod
     def from_operator(
@@ -314,7 +324,8 @@ class H2Constructors:
 
 def _from_source(
     cls: Any, source: EntrySource, partition: BlockPartition, rtol: float, atol: float, max_rank: int | None,
-    symmetric: bool, rng: RandomLike, progress: Progress, *, on_the_fly: bool = False,
+    symmetric: bool, rng: RandomLike, progress: Progress, *,
+    far_field: FarField | ChebyshevInterpolation | None = None, on_the_fly: bool = False,
 ) -> Any:  # fmt: skip
     """Build, check on entries of every coupling, and build again more finely until the check passes."""
     from .certify import by_entries
@@ -334,7 +345,13 @@ def _from_source(
         )
     norm = estimated_norm(source, compiled, stored, symmetric, _check.generator(rng))
     asked = max(tolerance, atol / norm if norm > 0 else 0.0)
-    rule, best = interpolative.Rule.for_tolerance(asked, _dimension(partition)), None
+    if isinstance(far_field, ChebyshevInterpolation):
+        found = _interpolated(
+            cls, source, compiled, partition, far_field, asked=asked, norm=norm, max_rank=cap, symmetric=symmetric,
+            rng=_check.generator(rng), on_the_fly=on_the_fly,
+        )  # fmt: skip
+        return finished(found, found.certificate, cap)
+    rule, best = interpolative.Rule.for_tolerance(asked, _dimension(partition), far_field), None
     for _attempt in range(ATTEMPTS):
         storage, starved = interpolative.build(
             source, compiled, partition, allowed=asked * norm, max_rank=cap, symmetric=symmetric, rule=rule,
@@ -350,6 +367,14 @@ def _from_source(
         rule = rule.finer(certificate.upper_bound / certificate.asked, starved=starved)
     assert best is not None
     return finished(best, best.certificate, cap)
+
+
+def _interpolated(cls: Any, source: Any, *given: Any, on_the_fly: bool, **options: Any) -> Any:
+    from . import chebyshev
+
+    if on_the_fly:
+        raise TypeError("on_the_fly=True needs skeletons, which ChebyshevInterpolation has not; leave one of them out")
+    return chebyshev.build(cls, source, *given, **options)
 
 
 def _dimension(partition: BlockPartition) -> int:

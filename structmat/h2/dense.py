@@ -20,7 +20,7 @@ def compress(
     """The blocks, and a bound of their absolute error: at most `allowed` unless max_rank cuts in."""
     tails = side_tails(partition, allowed)
     found = dense.compress(a, stored, tails, max_rank=max_rank, symmetric=symmetric, ranges=truncated_svd)
-    return ragged(found.near, found.couplings, found.row_basis, found.col_basis, symmetric), float(
+    return unpadded(found.near, found.couplings, found.row_basis, found.col_basis, symmetric), float(
         np.sqrt(found.square)
     )
 
@@ -35,7 +35,7 @@ def side_tails(partition: BlockPartition, allowed: float) -> tuple[list[NumpyArr
     return rows, cols
 
 
-def ragged(
+def unpadded(
     near: BlockBatch, couplings: tuple[BlockBatch, ...], rows: NestedBasis, cols: NestedBasis, symmetric: bool
 ) -> H2Blocks:
     """The blocks of an H2-matrix from padded ones: each node has its true rank."""

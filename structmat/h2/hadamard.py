@@ -47,7 +47,7 @@ def hadamard(a: H2Blocks, b: H2Blocks, *, rtol: float) -> tuple[H2Blocks, float]
 def _basis(x: Orthogonal, y: Orthogonal, allowed: float, *, columns: bool) -> tuple[RaggedBasis, list[NumpyArray]]:
     """The truncated basis and, for each level, its coefficients of the full Kronecker basis, (2**l, r, k_x k_y)."""
     padded: list[NestedBasis] = []
-    factors = []
+    factors: list[list[NumpyArray]] = []
     for o in (x, y):
         basis = o.blocks.col_basis if columns else o.blocks.row_basis
         partners = (Partners.of_columns if columns else Partners.of_rows)(o.blocks, o.noise)
@@ -60,7 +60,7 @@ def _basis(x: Orthogonal, y: Orthogonal, allowed: float, *, columns: bool) -> tu
             ]
         )
     tail = allowed / np.sqrt(2.0 * x.blocks.depth)
-    cut, maps = kronecker_basis(*padded, *factors, tail)
+    cut, maps = kronecker_basis(padded[0], padded[1], factors[0], factors[1], tail)
     return RaggedBasis.of(cut), maps
 
 

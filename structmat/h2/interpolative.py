@@ -21,12 +21,12 @@ from .._typing import IntArray, NumpyArray
 from ..blocks import BlockBatch, RaggedBasis, RaggedBatch
 from ..engine import cpu_kernels, cpu_skeleton
 from ..flat.fused import CompiledSource
-from ..hss.sampling import SamplingRule
 from ..nested import NestedStorage
 from ..partition import BlockPartition
-from ..sources import EntrySource
-from .farfield import Samples, far_samples
-from .touching import divided, with_touching
+from ..sources import EntrySource, KernelSource
+from .farfield import Samples
+from .sampled import FarField, SampledFarField, SeenFarField
+from .structure import warn_if_not_compressed
 
 # bytes of samples held at a time by sources without a compiled form
 CHUNK_BYTES = 1 << 24
@@ -38,31 +38,25 @@ class Rule:
 
     Attributes
     ----------
-    per_node : int
-        How many samples of its own partners a node takes, about.
-    touching : SamplingRule
-        How densely partners that touch are sampled.
+    far_field : FarField
+        By what a node knows its far field.
     share : float
-        Of the tolerance, for the truncation: an interpolation from skeletons amplifies it by a modest factor.
+        Of the tolerance, for the truncation.
     """
 
-    per_node: int
-    touching: SamplingRule
-    share: float = 0.5
+    far_field: FarField
+    share: float
 
     @classmethod
-    def for_tolerance(cls, rtol: float, dim: int) -> Rule:
+    def for_tolerance(cls, rtol: float, dim: int, far_field: FarField | None = None) -> Rule:
         """What suffices for kernels that are smooth away from the diagonal; a failed check asks for a finer rule."""
-        digits = max(1.0, -np.log10(min(rtol, 0.1)))
-        # ranks grow with digits**(dim - 1) where the kernel is smooth, with a higher power where it is not
-        per_node = 8.0 * digits if dim == 1 else 4.0 * digits**2 if dim == 2 else 28.0 * digits**2
-        return cls(int(np.clip(per_node, 32, 4096)), SamplingRule.for_tolerance(rtol))
+        chosen = (far_field or SampledFarField()).resolved(rtol, dim)
+        return cls(chosen, chosen.share(dim))
 
     def finer(self, excess: float, *, starved: bool) -> Rule:
         """The rule to try where the error was `excess` times what was asked."""
         more = 4 if starved or excess > 3.0 else 2
-        share = self.share * float(np.clip(0.9 / excess, 0.2, 0.8))
-        return Rule(more * self.per_node, self.touching.finer(), share)
+        return Rule(self.far_field.finer(more), self.share * float(np.clip(0.9 / excess, 0.2, 0.8)))
 
 
 @dataclass(frozen=True)
@@ -97,20 +91,19 @@ class Side:
         below = self.skeletons[level + 1]
         return Skeletons(below.positions, below.pointers if level == self.tree.depth else below.pointers[::2])
 
-    def compress(self, level: int, samples: Samples, tails: NumpyArray, max_rank: int | None) -> None:
+    def compress(self, level: int, seen: SeenFarField, tails: NumpyArray, max_rank: int | None) -> None:
         """Choose the skeletons of one level, and how its other candidates are interpolated from them."""
         rows = self.candidates(level)
         counts = np.diff(rows.pointers)
-        widths = np.diff(samples.pointers)
-        caps = np.minimum(counts, widths if max_rank is None else np.minimum(widths, max_rank))
         # a skeleton row stands for many rows of the node
         tails = tails * np.sqrt(np.maximum(counts, 1) / self.tree.sizes(level))
+        samples = seen.samples(level, rows, tails)
+        widths = np.diff(samples.pointers)
+        caps = np.minimum(counts, widths if max_rank is None else np.minimum(widths, max_rank))
         found = self._factored(rows, samples, tails, caps)
         self.keep(level, rows, found, caps)
-        # a node that needs almost all of its samples may need more than there are
-        ranks = found.ranks
-        enough = (ranks + 4 < 0.7 * widths) | (ranks >= counts) | (widths >= self.other.n)
-        self.starved |= bool(((ranks > 0) & ~enough & (caps == np.minimum(counts, widths))).any())
+        limited = (found.ranks >= counts) | (caps < np.minimum(counts, widths))
+        self.starved |= bool((seen.starved(found.ranks, widths) & ~limited).any())
 
     def keep(self, level: int, rows: Skeletons, found: Factored, caps: IntArray) -> None:
         """Add a level: its skeletons, and the interpolation of its other candidates."""
@@ -135,6 +128,7 @@ class Side:
         if self.compiled is not None:
             c = self.compiled
             x, y = (c.y, c.x) if self.adjointly else (c.x, c.y)
+            y = y if samples.points is None else np.ascontiguousarray(samples.points.T)
             step = max(1, nodes // 64)
 
             def work(k: int) -> None:
@@ -158,11 +152,20 @@ class Side:
 
     def _blocks(self, rows: Skeletons, samples: Samples, first: int, last: int) -> NumpyArray:
         """The weighted samples of some nodes, (last - first, candidates, samples)."""
-        mine = padded_lists(self.tree.perm[rows.positions], rows.pointers, first, last)
-        far = padded_lists(self.other.perm[samples.positions], samples.pointers, first, last)
-        weights = padded_lists(samples.weights, samples.pointers, first, last, fill=0.0)
-        block = self.between(mine, far)
-        block *= weights[:, None, :]
+        nodes = np.arange(first, last)
+        return self.weighted(padded_lists(rows.positions, rows.pointers, nodes), samples, nodes)
+
+    def weighted(self, mine: IntArray, samples: Samples, nodes: IntArray) -> NumpyArray:
+        """A, or A^H, times the weights, between positions (nb, p) and the samples of `nodes`, (nb, p, s); -1 pads."""
+        rows = np.where(mine >= 0, self.tree.perm[mine], -1)
+        far = padded_lists(samples.positions, samples.pointers, nodes)
+        if not (mine.size and far.size):
+            return np.zeros((*mine.shape, far.shape[1]), dtype=self.source.dtype)
+        if samples.points is None:
+            block = self.between(rows, np.where(far >= 0, self.other.perm[far], -1))
+        else:
+            block = self.against(rows, far, samples.points)
+        block *= padded_lists(samples.weights, samples.pointers, nodes, fill=0.0)[:, None, :]
         return block
 
     def between(self, mine: IntArray, other: IntArray) -> NumpyArray:
@@ -171,6 +174,12 @@ class Side:
             return self.source.blocks(mine, other)
         block = self.source.blocks(other, mine, turned=True)
         return block.conj() if block.dtype.kind == "c" else block
+
+    def against(self, mine: IntArray, proxies: IntArray, points: NumpyArray) -> NumpyArray:
+        """Blocks of the kernel, or of its adjoint, between indices (nb, p) of this side and some of `points`."""
+        assert isinstance(self.source, KernelSource)
+        block = self.source.against(mine, proxies, points, adjointly=self.adjointly)
+        return block.conj() if self.adjointly and block.dtype.kind == "c" else block
 
     def _interpolate(self, found: Factored, rows: Skeletons, caps: IntArray, heights: IntArray) -> None:
         counts, ranks = np.diff(rows.pointers), found.ranks
@@ -212,15 +221,14 @@ class Factored:
     factor_pointers: IntArray
 
 
-def padded_lists(
-    values: Any, pointers: IntArray, first: int = 0, last: int | None = None, fill: Any = -1
-) -> NumpyArray:
-    """The values of the nodes first .. last - 1 (default: all) as rows of one array, filled up at their ends."""
-    stop = len(pointers) - 1 if last is None else last
-    counts = np.diff(pointers[first : stop + 1])
-    out = np.full((stop - first, int(counts.max(initial=0))), fill, dtype=values.dtype)
-    inside = np.arange(out.shape[1]) < counts[:, None]
-    out[inside] = values[pointers[first] : pointers[stop]]
+def padded_lists(values: Any, pointers: IntArray, nodes: IntArray | None = None, fill: Any = -1) -> NumpyArray:
+    """The values of some nodes (default: all) as rows of one array, filled up at their ends."""
+    chosen = np.arange(len(pointers) - 1) if nodes is None else nodes
+    counts = np.diff(pointers)[chosen]
+    place = np.arange(int(counts.max(initial=0)))
+    inside = place < counts[:, None]
+    out = np.full(inside.shape, fill, dtype=values.dtype)
+    out[inside] = values[(pointers[chosen][:, None] + place)[inside]]
     return out
 
 
@@ -230,19 +238,17 @@ def build(
 ) -> tuple[NestedStorage, bool]:  # fmt: skip
     """The matrix with an absolute error of about `allowed`; and whether some nodes had too few samples."""
     depth = partition.depth
-    one_basis = symmetric or (compiled is not None and compiled.mirrored)
+    one_basis = symmetric or (compiled is not None and compiled.mirrored) or is_transposed(source, partition)
     sides = [Side(source, compiled, partition, adjointly=turn) for turn in ((False,) if one_basis else (False, True))]
     for side in sides:
-        apart, touching = divided(side.tree, side.other, list(side.partition.far))
-        samples = far_samples(side.other, apart, rule.per_node)
-        if any(len(pairs) for pairs in touching):
-            samples = with_touching(samples, side.tree, side.other, touching, rule.touching)
+        seen = rule.far_field.seen_from(side)
         shares = tail_shares(side.partition)
         for level in range(depth, 0, -1):
             tails = rule.share * allowed * np.sqrt(0.5 * shares[level])
-            side.compress(level, samples[level], tails, max_rank)
+            side.compress(level, seen, tails, max_rank)
             progress(1.0 / (depth * len(sides)))
     stored = partition.lower() if symmetric else partition
+    warn_if_not_compressed(stored, sides[0].ranks[::-1], sides[-1].ranks[::-1], source.dtype.itemsize)
     assemble = partial(_assembled, source, compiled, stored, sides, symmetric)
     storage = _evaluated(compiled, stored, sides, symmetric, assemble) if on_the_fly and compiled else assemble()
     return storage, any(side.starved for side in sides)
@@ -257,6 +263,16 @@ def _evaluated(
     kept = sides if symmetric or len(sides) == 2 else [sides[0], sides[0]]
     skeletons = [[s.skeletons[level].positions for level in range(1, stored.depth + 1)] for s in kept]
     return KernelStorage(compiled, stored, [s.basis() for s in kept], skeletons, half=symmetric, rebuild=rebuild)
+
+
+def is_transposed(source: EntrySource, partition: BlockPartition) -> bool:
+    """Whether the matrix is known to be equal to its transpose, on one set of points."""
+    return (
+        isinstance(source, KernelSource)
+        and source.row_points is source.col_points
+        and bool(getattr(source.kernel, "complex_symmetric", False))
+        and partition.is_symmetric
+    )
 
 
 def tail_shares(partition: BlockPartition) -> list[NumpyArray]:
@@ -279,7 +295,8 @@ def _assembled(
               for level, far in enumerate(stored.far) if level]  # fmt: skip
     p, q = stored.row_tree.leaf_size, stored.col_tree.leaf_size
     near_places = stored.near[stored.depth]
-    kept = bases if symmetric or len(bases) == 2 else [bases[0], bases[0]]
+    # one set of points and A = A^T: the columns' basis is the conjugate of the rows'
+    kept = bases if symmetric or len(bases) == 2 else [bases[0], bases[0].conj()]
     sizes = [a.size for b in kept for a in b.levels] + [len(near_places) * p * q]
     sizes += [int((h * w).sum()) for h, w in counts]
     buffer = np.empty(sum(sizes), dtype=source.dtype)
@@ -348,7 +365,7 @@ def _fill_couplings(
         parallel_tasks(work, -(-count // step))
         source.evaluated += len(batch.data)
         return
-    left, right = (padded_lists(s.tree.perm[k.positions], k.pointers, 0, len(k.pointers) - 1)
+    left, right = (padded_lists(s.tree.perm[k.positions], k.pointers)
                    for s, k in ((rows, mine), (cols, other)))  # fmt: skip
     size = left.shape[1] * right.shape[1] * source.dtype.itemsize
     step = max(1, CHUNK_BYTES // max(1, size))

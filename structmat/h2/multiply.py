@@ -24,6 +24,8 @@ def product(a: H2Matrix, b: H2Matrix, partition: BlockPartition, rtol: float, rn
     """A B in the given partition, checked on independent probes."""
     symmetric = is_gram(a, b) and partition.is_symmetric
     dtype = np.result_type(a.dtype, b.dtype)
+    # as in all arithmetic: what is asked beyond this is granted to rounding
+    rtol = max(rtol, 32.0 * float(np.finfo(dtype).eps))
     operator = spla.LinearOperator(
         (a.shape[0], b.shape[1]), dtype=dtype, matvec=lambda x: a @ (b @ x), matmat=lambda x: a @ (b @ x),
         rmatvec=lambda x: b.H @ (a.H @ x), rmatmat=lambda x: b.H @ (a.H @ x),

@@ -204,8 +204,8 @@ class Partners:
     def costs(self, basis: RaggedBasis, level: int) -> IntArray:
         """How many numbers a rank takes at each node of a level: a column of its basis, a row of its couplings."""
         numbers = np.bincount(self.node[level - 1], self.widths(level), minlength=1 << level)
-        above = np.repeat(basis.ranks[level - 2], 2) if level > 1 else 0
-        return np.maximum(1, (numbers + basis.heights(level) + above).astype(np.int64))
+        above = np.repeat(basis.ranks[level - 2], 2) if level > 1 else np.zeros(1 << level, dtype=np.int64)
+        return np.maximum(1, numbers.astype(np.int64) + basis.heights(level) + above)
 
 
 def weights(basis: RaggedBasis, partners: Partners) -> tuple[list[Ragged], list[NumpyArray]]:
@@ -217,7 +217,8 @@ def weights(basis: RaggedBasis, partners: Partners) -> tuple[list[Ragged], list[
     rounding: list[NumpyArray] = []
     for level in range(1, basis.depth + 1):
         ranks, nodes = basis.ranks[level - 1], 1 << level
-        noise = np.bincount(partners.node[level - 1], partners.noise[level - 1], minlength=nodes)
+        noise = np.zeros(nodes)
+        np.add.at(noise, partners.node[level - 1], partners.noise[level - 1])
         above = Ragged.zeros(np.zeros(nodes, dtype=np.int64), ranks, basis.levels[0].dtype)
         if level > 1:
             down, parent = transfers(basis, level), np.arange(nodes) // 2

@@ -28,7 +28,7 @@ BLOCK_SIZE = 64
 # up to this many rows a matrix is one dense block, with pivoting over all of it
 SMALL = 256
 # the part of the tolerance that truncations are given; estimates from samples need room
-SHARE = 0.8
+SHARE = 0.7
 PROBES = 10
 
 

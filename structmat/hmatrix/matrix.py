@@ -14,6 +14,7 @@ from ..exceptions import DeviceError
 from ..flat.constructors import Progress
 from ..flat.matrix import FlatMatrix
 from ..partition import StrongAdmissibility
+from .coarsen import coarsened
 
 if TYPE_CHECKING:
     from .factorization import HFactorization
@@ -26,7 +27,8 @@ class HMatrix(FlatMatrix):
 
     Build one with a constructor: `from_dense`, `from_entries`, `from_kernel`, `from_operator`, `from_sparse`,
     `from_toeplitz`, `from_structured`, `from_low_rank`, `from_diagonal`, `identity`, `zeros`; each takes
-    `admissibility=` or `partition=`. `adaptive` finds the partition itself.
+    `admissibility=` or `partition=`. Without these, blocks are merged after a build from a kernel or entries, where
+    that takes less storage. `adaptive` finds the partition itself.
 
     Notes
     -----
@@ -38,6 +40,7 @@ class HMatrix(FlatMatrix):
     """
 
     default_admissibility = StrongAdmissibility()
+    _coarsened = staticmethod(coarsened)
 
     @classmethod
     def adaptive(

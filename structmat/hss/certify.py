@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import certify
 from .._typing import NumpyArray
 from ..certificate import Certificate
-from ..certify import CONFIDENCE
 from ..sources import EntrySource
 
 if TYPE_CHECKING:
     from .matrix import HSSMatrix
 
-# up to this many entries the error is computed and not estimated
-EXACT_ENTRIES = 1 << 17
 ROWS_PER_LEVEL = 256
 ENTRIES_PER_ROW = 12
 
@@ -28,23 +26,9 @@ def by_entries(
     a: HSSMatrix, source: EntrySource, *, asked: float, norm: float, rng: np.random.Generator
 ) -> Certificate:
     """From entries of the source, stratified over levels, blocks and columns."""
-    m, n = a.shape
-    if m * n <= EXACT_ENTRIES:
-        rows, cols = np.arange(m), np.arange(n)
-        dense = source.block(rows, cols)
-        size = float(np.linalg.norm(dense))
-        square, deviation, confidence = float(np.linalg.norm(a.to_dense() - dense)) ** 2, 0.0, 1.0
-        method = "all entries"
-    else:
-        square, deviation = _stratified(a, source, rng)
-        size, confidence, method = norm, CONFIDENCE, "entries stratified over levels, blocks and columns"
-    eps = float(np.finfo(a.dtype).eps)
-    # in float32 a bound below rounding means nothing
-    estimate = max(np.sqrt(square) / size if size > 0 else np.sqrt(square), eps)
-    bound = max(np.sqrt(square + 2.0 * deviation) / size if size > 0 else np.sqrt(square), eps)
-    return Certificate(
-        max(asked, 4 * eps), float(estimate), float(bound), confidence, method, entries=source.evaluated
-    )  # fmt: skip
+    return certify.by_entries(
+        a, source, lambda: _stratified(a, source, rng), strata="levels, blocks and columns", asked=asked, norm=norm
+    )
 
 
 def _stratified(a: HSSMatrix, source: EntrySource, rng: np.random.Generator) -> tuple[float, float]:

@@ -108,7 +108,8 @@ class HSSConstructors:
         Parameters
         ----------
         entries : callable
-            `entries(i, j) -> (len(i), len(j))` array, for int arrays i and j in the user's ordering.
+            `entries(i, j) -> (len(i), len(j))` array, for int arrays i and j in the user's ordering. With a true
+            attribute `batched`: (nb, p, q) for i (nb, p) and j (nb, q).
         tree : ClusterTree or pair of them
             The geometry of a tree built from points tells near from far; else the distance of indices does.
         rtol, atol, max_rank, symmetric

@@ -40,8 +40,8 @@ def nested(blocks: FlatBlocks, tails: tuple[Sequence[Any], Sequence[Any]]) -> Co
     # drops a part of the block row that has the right singular vectors that are left out: at right angles too.
     depth = blocks.depth
     if depth == 0:
-        none = NestedBasis((), ())
-        return Compressed(blocks.near[0], none, none, (), 0.0)
+        empty = NestedBasis((), ())
+        return Compressed(blocks.near[0], empty, empty, (), 0.0)
     whole = blocks.expanded()
     rows, square = _side(whole, tails[0], columns=False)
     cols, other = (rows, square) if blocks.half else _side(whole, tails[1], columns=True)
@@ -51,8 +51,8 @@ def nested(blocks: FlatBlocks, tails: tuple[Sequence[Any], Sequence[Any]]) -> Co
         batches = blocks.far[level]
         none = np.zeros(0, dtype=np.int64)
         places = [np.concatenate([none, *(getattr(b, side) for b in batches)]) for side in ("rows", "cols")]
-        empty = np.zeros((0, rows.width(level), cols.width(level)), dtype=dtype)
-        data = np.concatenate([empty, *(_coupling(b, level, rows, cols) for b in batches)])
+        nothing = np.zeros((0, rows.width(level), cols.width(level)), dtype=dtype)
+        data = np.concatenate([nothing, *(_coupling(b, level, rows, cols) for b in batches)])
         couplings.append(BlockBatch(data, places[0], places[1]))
     return Compressed(blocks.near[depth], rows, cols, tuple(couplings), square + other)
 

@@ -8,20 +8,18 @@ from typing import Any
 import numpy as np
 
 from .._backend import conj, is_numpy, numpy_dtype
-from .._typing import Array, IntArray, NumpyArray
-from ..base import StructuredMatrix
+from .._typing import IntArray, NumpyArray
 from ..certificate import Certificate
 from ..exceptions import DeviceError
+from ..storage import StoredMatrix
 from ..tree import ClusterTree
 from .storage import NestedStorage
 
 
-class NestedMatrix(StructuredMatrix):
-    """A matrix with nested bases: its storage, seen as it is, as its adjoint or as a complex conjugate."""
+class NestedMatrix(StoredMatrix):
+    """A matrix with nested bases."""
 
     _storage: NestedStorage
-    _adjointly: bool
-    _conjugated: bool
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -63,21 +61,6 @@ class NestedMatrix(StructuredMatrix):
         """The largest rank of any basis."""
         return max((int(r.max(initial=0)) for r in self.ranks), default=0)
 
-    def _oriented(self, *, adjointly: bool, conjugated: bool) -> Any:
-        if self.symmetric and adjointly:  # A^H = A
-            adjointly = False
-        if self.dtype.kind != "c":
-            conjugated = False
-        if not (adjointly or conjugated):
-            return self
-        view = object.__new__(type(self))
-        view._storage = self._storage
-        view._adjointly = self._adjointly != adjointly
-        view._conjugated = self._conjugated != conjugated
-        view.row_tree, view.col_tree = (self.col_tree, self.row_tree) if adjointly else (self.row_tree, self.col_tree)
-        view.certificate = self.certificate
-        return view
-
     def _hold(self, storage: NestedStorage, rows: ClusterTree, cols: ClusterTree, certificate: Certificate) -> None:
         self._storage = storage
         self._adjointly = self._conjugated = False
@@ -116,9 +99,6 @@ class NestedMatrix(StructuredMatrix):
             raise DeviceError('precision is mixed on the CPU: call A.to_device("cpu") first')
         divided = divide(self._storage.stored(), rtol)
         return (self, 0.0) if divided is None else (self._of(divided.storage), divided.error)
-
-    def _product(self, x: Array, *, adjointly: bool, conjugated: bool) -> Array:
-        return self._storage.apply(x, adjointly=self._adjointly != adjointly, conjugated=self._conjugated != conjugated)
 
     def _sub_block(self, rows: IntArray, cols: IntArray) -> NumpyArray:
         from .entries import sub_block

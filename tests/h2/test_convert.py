@@ -1,10 +1,12 @@
 """H2 from dense arrays and from other formats, and back: guaranteed errors against dense twins."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 import structmat as sm
 from structmat.convert import of_hss
+from structmat.lowrank import row_factor
 from structmat.testing import random_flat, random_hss
 from tests.cases import any_blocks
 from tests.flat.problems import DTYPES, eps, error, random_matrix, random_trees
@@ -27,7 +29,7 @@ def problem(n, dtype, symmetric, rng):
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.filterwarnings("ignore::structmat.exceptions.StructureWarning")
 def test_from_dense_keeps_its_promise(dtype, symmetric, rng):
-    for n, rtol in ((1, 1e-3), (2, 1e-8), (40, 1e-3), (300, 1e-3), (301, 1e-8)):
+    for n, rtol in ((1, 1e-3), (2, 1e-8), (40, 1e-3), (240, 1e-3), (121, 1e-8)):
         x, d = problem(n, dtype, symmetric, rng)
         tree = sm.ClusterTree.from_points(x, 12)
         for admissibility in (None, sm.WeakAdmissibility()):
@@ -36,9 +38,9 @@ def test_from_dense_keeps_its_promise(dtype, symmetric, rng):
             assert (a.dtype, a.symmetric, c.confidence, c.met) == (d.dtype, symmetric, 1.0, True)
             assert c.asked == max(rtol, 64 * eps(dtype))
             assert error(a, d) <= c.upper_bound * np.linalg.norm(d)
-            if n >= 300 and rtol == 1e-3:
+            if n == 240:
                 assert c.upper_bound <= 2 * relative_error(a.to_dense(), d), "the bound is far from the truth"
-                assert a.nbytes < (0.5 if symmetric else 0.9) * d.nbytes
+                assert a.nbytes < (0.6 if symmetric else 1.0) * d.nbytes
 
 
 def test_from_dense_rectangular_any_partition_and_absolute(rng):
@@ -160,3 +162,30 @@ def test_weak_admissibility_equals_hss(name, rtol, rng):
     assert a.max_rank <= hss.max_rank + 4
     v = rng.standard_normal(n)
     assert np.linalg.norm(a @ v - hss @ v) <= 10 * rtol * np.linalg.norm(hss @ v)
+
+
+def test_blocks_on_the_fly_are_written_out_first(tmp_path, rng):
+    points = rng.random((400, 2))
+    kernel = sm.kernelfunctions.Laplace(dim=2)
+    stored = sm.H2Matrix.from_kernel(kernel, points, rtol=1e-6, leaf_size=20)
+    evaluated = sm.H2Matrix.from_kernel(kernel, points, rtol=1e-6, leaf_size=20, on_the_fly=True)
+    assert evaluated.on_the_fly
+    dense = stored.to_dense()
+    for format in (sm.HMatrix, sm.HSSMatrix):
+        assert relative_error(format.from_structured(evaluated).to_dense(), dense) <= 2e-6
+    evaluated.save(tmp_path / "a.npz")
+    assert relative_error(sm.load(tmp_path / "a.npz").to_dense(), dense) <= 1e-14
+    assert f"{len(evaluated._storage.block_places()[1])} dense blocks" in evaluated.summary()
+    shown = [a.plot().collections[1].get_array() for a in (evaluated, stored)]
+    assert np.array_equal(*shown)
+    plt.close("all")
+
+
+def test_row_factors_leave_out_what_is_at_right_angles(rng):
+    blocks = rng.standard_normal((3, 12, 20)) * 0.3 ** np.arange(20)
+    factor, left = row_factor(blocks.copy(), np.full(3, 1e-3))
+    for m, part, rest in zip(blocks, factor, left, strict=True):
+        assert rest <= 1e-3
+        # M M^H = L L^H + E E^H, and E has the norm that is told
+        gap = np.trace(m @ m.T - part @ part.T)
+        assert gap == pytest.approx(rest**2, rel=1e-6, abs=1e-14)
