@@ -213,7 +213,7 @@ def _trace(x: NumpyArray, y: NumpyArray, gram: NumpyArray) -> NumpyArray:
 def _change(a: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
     """What rounding takes away from blocks, and which blocks have no number that is too large for it."""
     narrow = narrowed(a)
-    fits = np.isfinite(narrow).all(axis=(1, 2))
+    fits: NumpyArray = np.asarray(np.isfinite(narrow).all(axis=(1, 2)))
     return np.where(fits[:, None, None], a - narrow, 0.0), fits
 
 
