@@ -477,14 +477,7 @@ def hss_mixed():
     return mixed(sm.HSSMatrix.from_dense(dense, tree, rtol=1e-9), 1e-6), dense, 1e-6
 
 
-def h2_mixed_hermitian():
-    tree = sm.ClusterTree.from_points(points(97, 2), 8)
-    matrix, dense = random_h2(generator("h2_mixed"), tree, 4, np.complex128, symmetric=True, shift=20.0)
-    return mixed(matrix, 1e-6), dense, 1e-6
-
-
 BUILDERS["hss_mixed"] = hss_mixed
-BUILDERS["h2_mixed_hermitian"] = h2_mixed_hermitian
 
 
 import tests.h2.cases  # noqa: E402, F401  (registers the cases of H2-matrices here)

@@ -14,6 +14,7 @@ from tests.cases import (
     by_condition,
     coarse_dense_blocks,
     generator,
+    mixed,
     pair_of_depth,
     points,
 )
@@ -88,3 +89,12 @@ add_built_h2(
     lambda: kernel_k(180)(line(180), line(120)),
     1e-8,
 )
+
+
+def h2_mixed_hermitian():
+    tree = sm.ClusterTree.from_points(points(97, 2), 8)
+    matrix, dense = random_h2(generator("h2_mixed"), tree, 4, np.complex128, symmetric=True, shift=20.0)
+    return mixed(matrix, 1e-6), dense, 1e-6
+
+
+BUILDERS["h2_mixed_hermitian"] = h2_mixed_hermitian
