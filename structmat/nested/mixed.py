@@ -213,11 +213,7 @@ def _trace(x: NumpyArray, y: NumpyArray, gram: NumpyArray) -> NumpyArray:
 def _change(a: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
     """What rounding takes away from blocks, and which blocks have no number that is too large for it."""
     narrow = narrowed(a)
-<<<<<<< HEAD
-    fits = np.asarray(np.isfinite(narrow).all(axis=(1, 2)))
-=======
     fits: NumpyArray = np.asarray(np.isfinite(narrow).all(axis=(1, 2)))
->>>>>>> mixed2
     return np.where(fits[:, None, None], a - narrow, 0.0), fits
 
 
