@@ -8,7 +8,7 @@ import scipy.sparse as sparse
 import scipy.sparse.linalg as spla
 
 import structmat as sm
-from structmat.testing import random_flat, random_h2, random_hss
+from structmat.testing import random_flat, random_hss
 from tests.problems import kernel_k, kernel_l, line, one_sided
 
 DTYPES = {"f4": np.float32, "f8": np.float64, "c8": np.complex64, "c16": np.complex128}
