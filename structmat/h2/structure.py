@@ -16,8 +16,8 @@ from .._typing import IntArray
 from ..exceptions import StructureWarning
 from ..partition import BlockPartition
 
-# waves of the largest admissible clusters beyond which a kernel is called oscillatory
-WAVES = 1000
+# size of the largest admissible clusters in wavelengths beyond which a kernel is called oscillatory
+WAVELENGTHS = 10.0
 # of the bytes of a dense array, and of the entries of the coarsest admissible blocks; smaller matrices are let pass
 NO_LESS, NOT_COMPRESSED, SMALL = 0.8, 0.5, 1 << 20
 
@@ -33,7 +33,8 @@ def warn_if_oscillatory(kernel: Any, partition: BlockPartition) -> None:
     low, high = partition.row_tree.boxes[levels[0]]
     largest = float(np.linalg.norm(high - low, axis=1)[partition.far[levels[0]][:, 0]].max())
     waves = (0.5 * wavenumber * largest) ** (low.shape[1] - 1)
-    if waves > WAVES:
+    # on a line there are two waves, whatever their length
+    if wavenumber * largest > 2.0 * np.pi * WAVELENGTHS and low.shape[1] > 1:
         phase = wavenumber * max(diameters)
         warnings.warn(
             f"H2 is the wrong tool for this oscillatory kernel: wavenumber * diameter = {phase:.3g} is "
