@@ -136,7 +136,7 @@ def matrix_products(report: Report, quick: bool) -> None:
 
 
 def growth(report: Report) -> None:
-    """Exponents of the time over n = 2^13 .. 2^18 for P4; products with empty caches, and with warm ones beside that."""
+    """Exponents of the time over n = 2^13 .. 2^18 for P4; products with empty caches, and with warm ones beside."""
     sizes = [2**k for k in range(13, 19)]
     build, product, warm, storage = [], [], [], []
     for n in sizes:
