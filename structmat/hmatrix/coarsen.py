@@ -190,7 +190,12 @@ class _Coarsening:
     # ----------------------------------------------------------------------------------- the choice
 
     def plan(self) -> Plan | None:
-        """The cheapest partition and ranks; None where what merging has lost in it is more than is allowed."""
+        """The cheapest partition and ranks; None where what merging has lost in it is more than is allowed.
+
+        And None for matrices so small that squares of errors underflow.
+        """
+        if self.allowed**2 < np.finfo(np.float64).tiny:
+            return None
         self.forms.reverse()  # from the root down, from here on
         levels = []
         for number, forms in enumerate(self.forms):

@@ -101,7 +101,7 @@ def _shifted(kernel, r):
         (Yukawa(2.0, dim=3), lambda r: math.exp(-2.0 * r) / r, lambda r: (1.0 + 2.0 * r) * math.exp(-2.0 * r) / r),
         (InverseMultiquadric(3.0), lambda r: 1.0 / math.hypot(1.0, 3.0 * r), lambda r: 1.0 / math.hypot(1.0, 3.0 * r)),
     ],
-    ids=repr,
+    ids=["log", "1/r", "thin plate", "Yukawa", "inverse multiquadric"],
 )
 @pytest.mark.parametrize("span", [30.0, 345.0])
 def test_compiled_rows_are_accurate_at_all_distances(rng, kernel, function, scale, span):
