@@ -83,13 +83,17 @@ class SampledFarField:
         """The same with a number of samples."""
         digits = max(1.0, -np.log10(min(rtol, 0.1)))
         # measured; ranks grow with digits**(dim - 1) where the kernel is smooth, with a higher power where it is not
-        per_node = 8.0 * digits if dim == 1 else 0.25 * digits**3 if dim == 2 else min(2.0 * digits, 12.0) * digits**2
+        per_node = 8.0 * digits if dim == 1 else 0.4 * digits**3 if dim == 2 else min(4.0 * digits, 24.0) * digits**2
         touching = self.touching or SamplingRule.for_tolerance(rtol)
         return SampledFarField(self.per_node or int(np.clip(per_node, 32, 2048)), touching)
 
     def share(self, dim: int) -> float:
-        """Of the tolerance, for the truncation: what is left of samples underestimates what is left of other points."""
-        return 0.45 if dim < 3 else 0.33
+        """Of the tolerance, for the truncation: what is left of samples underestimates what is left of other points.
+
+        So chosen that the error of the matrix is about half of what is asked: the error of a product with one vector,
+        relative to that product, is larger than that of the matrix for some vectors.
+        """
+        return 0.35 if dim < 3 else 0.2
 
     def finer(self, factor: int) -> SampledFarField:
         """The same with more samples."""
