@@ -96,7 +96,7 @@ class _Kelvin(KernelFunction):
 class Stokes(_Kelvin):
     """The Stokeslet, the velocity of a point force in a viscous fluid, without its constant.
 
-    With d = x - y and r = |d|: I / r + d d^T / r^3 in 3-D, and -log r I + d d^T / r^2 in 2-D. Its columns are free of
+    With d = x - y and r = norm(d): I / r + d d^T / r^3 in 3-D, and -log r I + d d^T / r^2 in 2-D. Its columns are free of
     divergence.
 
     Parameters
@@ -128,7 +128,7 @@ class Stokes(_Kelvin):
 class Elastostatics(_Kelvin):
     """Kelvin's solution, the displacement of a point force in an elastic solid, without its constant.
 
-    With d = x - y, r = |d| and Poisson's ratio nu: (3 - 4 nu) I / r + d d^T / r^3 in 3-D, and
+    With d = x - y, r = norm(d) and Poisson's ratio nu: (3 - 4 nu) I / r + d d^T / r^3 in 3-D, and
     -(3 - 4 nu) log r I + d d^T / r^2 in plane strain. At nu = 1/2 it is the Stokeslet.
 
     Parameters
