@@ -96,8 +96,8 @@ class _Kelvin(KernelFunction):
 class Stokes(_Kelvin):
     """The Stokeslet, the velocity of a point force in a viscous fluid, without its constant.
 
-    With d = x - y and r = norm(d): I / r + d d^T / r^3 in 3-D, and -log r I + d d^T / r^2 in 2-D. Its columns are free of
-    divergence.
+    With d = x - y and r = norm(d): I / r + d d^T / r^3 in 3-D, and -log r I + d d^T / r^2 in 2-D. Its columns are free
+    of divergence.
 
     Parameters
     ----------
