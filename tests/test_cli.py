@@ -108,7 +108,7 @@ BAD_INPUT = [
     (["p.csv"], r"error: p\.csv holds points; name a kernel, as --kernel gaussian"),
     (
         ["p.csv", "--kernel", "gauss"],
-        r"error: there is no kernel named 'gauss'; there are cauchy, exponential",
+        r"error: there is no kernel named 'gauss'; there are cauchy, elastostatics, exponential",
     ),
     (["p.csv", "--kernel", "gaussian", "--param", "width=1"], r"no parameter width; it has length, diagonal"),
     (["p.csv", "--kernel", "gaussian", "--param", "length"], r"--param must be NAME=NUMBER, .*'length'"),

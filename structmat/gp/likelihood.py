@@ -191,9 +191,11 @@ class MarginalLikelihood:
         one is not, and the certificate says so.
         """
         cls = matrix_class(self.format)
+        # the partition must not change with the hyperparameters: the likelihood would jump
+        fixed = {"admissibility": cls.default_admissibility} if self.format == "hmatrix" else {}
         with warnings.catch_warnings():  # the certificate is judged by what it means for the likelihood
             warnings.simplefilter("ignore", AccuracyWarning)
-            matrix = cls.from_kernel(kernel, self.points, self.tree, rtol=rtol, symmetric=True)
+            matrix = cls.from_kernel(kernel, self.points, self.tree, rtol=rtol, symmetric=True, **fixed)
             if self._excess(matrix) > 1.0 and len(self.points) <= ALL_ENTRIES_BELOW:
                 return cls.from_dense(kernel(self.points, self.points), self.tree, rtol=rtol, symmetric=True)
         return matrix
