@@ -447,6 +447,7 @@ def test_likelihood_and_predictions_are_those_of_scikit_learn(kernel, theirs, rn
 EXPECTED_FAILED_CHECKS: dict[str, str] = {}
 
 
+@pytest.mark.slow
 def test_scikit_learn_takes_it_for_an_estimator():
     checks = pytest.importorskip("sklearn.utils.estimator_checks")
     with warnings.catch_warnings():

@@ -13,6 +13,9 @@ from structmat.h2.sketched import Sketch
 from structmat.partition import BlockPartition, StrongAdmissibility, WeakAdmissibility
 from tests.problems import Counter, dense_problem, relative_error
 
+# the how-to pages and docstrings build some each time; all of these are for the nights
+pytestmark = pytest.mark.slow
+
 DTYPES = (np.float32, np.float64, np.complex64, np.complex128)
 CHECKS = 10
 

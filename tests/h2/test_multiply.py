@@ -8,6 +8,9 @@ from structmat.exceptions import ShapeError, TreeMismatchError
 from structmat.partition import BlockPartition, StrongAdmissibility
 from tests.problems import relative_error
 
+# the battery multiplies every small case; these larger ones are for the nights
+pytestmark = pytest.mark.slow
+
 
 def one_sided(x, y):
     difference = np.subtract.outer(x, y)
