@@ -53,7 +53,8 @@ def test_products_agree_with_stored_blocks(pair, rng):
         z = x + 1j * x[::-1]
         assert np.linalg.norm(evaluated @ z - dense @ z) <= 2e-6 * np.linalg.norm(dense) * np.linalg.norm(z)
     assert evaluated.certificate.met
-    assert np.isclose(evaluated.certificate.estimate, stored.certificate.estimate, rtol=1e-3, atol=1e-15)
+    error = np.linalg.norm(stored.to_dense() - dense) / np.linalg.norm(dense)
+    assert np.isclose(evaluated.certificate.estimate, error, rtol=0.2, atol=1e-15)
 
 
 def test_entries_and_blocks_are_those_of_the_stored_matrix(pair):
