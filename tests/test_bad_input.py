@@ -340,3 +340,12 @@ def test_errors_are_also_the_builtin_ones():
         sm.DeviceError,
     ):
         assert issubclass(error, sm.StructmatError)
+
+
+@pytest.mark.parametrize("format", [sm.HODLRMatrix, sm.HMatrix, sm.H2Matrix])
+def test_entries_whose_squares_underflow_are_named(format):
+    points = np.random.default_rng(0).random((300, 2))
+    with pytest.warns(sm.AccuracyWarning, match=r"squares of the errors .* underflow.*multiply the matrix by a power"):
+        format.from_kernel(1e-170 * sm.kernelfunctions.Laplace(dim=2), points, rtol=1e-6)
+    zero = format.from_kernel(lambda x, y: np.zeros((len(x), len(y))), points, rtol=1e-6)  # says nothing
+    assert zero.norm() == 0.0

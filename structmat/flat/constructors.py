@@ -333,6 +333,7 @@ def _from_source(
     else:
         squared_near = fused.squared_near_norm(compiled, stored, symmetric)
     norm = build.estimated_norm(source, stored, squared_near, _check.generator(rng), symmetric)
+    build.warn_if_squares_underflow(source, norm, tolerance)
     asked = max(tolerance, atol / norm if norm > 0 else 0.0)
     # merging needs singular factors in double precision, and a tolerance that leaves room for finer blocks
     fit = coarsen and compressor is None and cap is None and source.dtype in (np.float64, np.complex128)

@@ -345,6 +345,7 @@ def _from_source(
             f"{source._describe()} has none; leave on_the_fly out, or make a kernel object of the function"
         )
     norm = estimated_norm(source, compiled, stored, symmetric, _check.generator(rng))
+    flat_build.warn_if_squares_underflow(source, norm, tolerance)
     asked = max(tolerance, atol / norm if norm > 0 else 0.0)
     if isinstance(far_field, ChebyshevInterpolation):
         found = _interpolated(
