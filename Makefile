@@ -68,9 +68,9 @@ $(VENV)/.installed-base: $(REQUIREMENTS) | $(BIN)/python
 
 # The test environment contains the base, so its stamp is renewed too.
 $(VENV)/.installed-test: $(REQUIREMENTS) | $(BIN)/python
-	$(INSTALL) --editable ".[dev,nn]"
+	$(INSTALL) --editable ".[dev,experiments]"
 	@touch $(VENV)/.installed-base $@
 
 $(VENV)/.installed-docs: $(REQUIREMENTS) | $(BIN)/python
-	$(INSTALL) --editable ".[docs]"
+	$(INSTALL) --editable ".[docs,nn]"
 	@touch $(VENV)/.installed-base $@

@@ -1,9 +1,14 @@
-"""Trainable rank-structured matrices for PyTorch.
+"""Trainable rank-structured matrices for PyTorch, and the neural solvers that are built from them.
 
-``structmat_nn`` holds the generators of a `structmat` matrix as torch parameters, and builds neural solvers
-from them. It imports `structmat`, never the reverse. The layers arrive in later releases: this one holds the
-version only.
+``structmat_nn`` holds the generators of a `structmat` matrix as torch parameters. A layer starts from a classical
+matrix, trains, and becomes a classical matrix again, which can be truncated, inverted and solved with. It imports
+`structmat`, never the reverse.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
 
 try:
     import torch  # noqa: F401
@@ -15,4 +20,23 @@ except ModuleNotFoundError as error:
 
 from structmat import __version__
 
-__all__ = ["__version__"]
+# Where each public name lives; a name is imported when it is first asked for, so that layers do not wait for Lightning.
+_LAZY: dict[str, str] = {}
+_LAZY_MODULES = ("closed_form", "data", "experiments", "layers", "models", "training")
+
+__all__ = ["__version__", *sorted(_LAZY), *_LAZY_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name], __name__), name)
+    elif name in _LAZY_MODULES:
+        value = importlib.import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY, *_LAZY_MODULES})

@@ -1,0 +1,1 @@
+"""Learning without gradient steps: operators recovered from pairs of inputs and outputs."""

@@ -1,0 +1,1 @@
+"""Data sets of the experiments: seeded generators, a cache on disk, normalisers."""

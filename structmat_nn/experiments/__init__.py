@@ -1,0 +1,1 @@
+"""The experiments of the papers: one configuration each, results as files, tables and figures from them."""

@@ -1,0 +1,1 @@
+"""Trainable layers: rank-structured matrices whose generators are torch parameters."""

@@ -1,0 +1,1 @@
+"""Neural solvers, and the models that they are compared with."""

@@ -1,0 +1,1 @@
+"""Training: optimiser, schedule, checkpoints, metrics, final stages."""
