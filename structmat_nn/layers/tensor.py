@@ -266,7 +266,7 @@ class HSSTensorLinear(nn.Module):
     def _term(self, x: Tensor, k: int, factors: list[Tensor]) -> Tensor:
         """One of the K products, (c * p_1 * batch, p_2, ..., p_m)."""
         if self.channel_factors is not None:
-            x = (self.channel_factors[k] @ x.flatten(1)).reshape(-1, *x.shape[1:])
+            x = (self.channel_factors[k] @ x.flatten(1)).reshape(self.channel_factors.shape[1], *x.shape[1:])
         y = (factors[0][k] @ x.flatten(2)).reshape(-1, *x.shape[3:])  # (c * p_1 * batch, n_2, ..., n_m)
         for mode in range(1, self.modes):
             factor = factors[mode][k]
@@ -274,7 +274,8 @@ class HSSTensorLinear(nn.Module):
                 y = y @ factor.mT
             else:
                 before, after = y.shape[:mode], y.shape[mode + 1 :]
-                y = (factor @ y.reshape(-1, factor.shape[1], after.numel())).reshape(*before, -1, *after)
+                y = factor @ y.reshape(before.numel(), factor.shape[1], after.numel())
+                y = y.reshape(*before, len(factor), *after)
         return y
 
     # --------------------------------------------------------------------------------- matrices
