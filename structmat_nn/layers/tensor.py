@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from structmat._check import positive_integer
 from structmat.exceptions import ShapeError
 
+from .. import _check
 from . import telescopic
 from .kronecker import KroneckerSum
 from .telescopic import Generators, Telescopic
@@ -78,8 +79,8 @@ class HSSTensorLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.shape = sizes(shape, "shape")
-        self.out_shape = self.shape if out_shape is None else sizes(out_shape, "out_shape")
+        self.shape = _check.grid_size(shape, "shape")
+        self.out_shape = self.shape if out_shape is None else _check.grid_size(out_shape, "out_shape")
         if len(self.out_shape) != len(self.shape):
             raise ShapeError(
                 f"out_shape has {len(self.out_shape)} modes, but shape has {len(self.shape)} ({self.out_shape} and "
@@ -169,10 +170,7 @@ class HSSTensorLinear(nn.Module):
 
     def generators(self, mode: int) -> Generators:
         """The padded stacks of generators of a mode, with the leading axis K; gradients flow through them."""
-        stack, place = self._places[mode]
-        structure = self.structures[stack]
-        parameters = {name: getattr(self, f"stack{stack}_{name}")[place] for name in structure.parameter_shapes}
-        return structure.generators(parameters, self._buffers_of(stack))
+        return self.structure(mode).generators(self.stored(mode), self._buffers_of(self._places[mode][0]))
 
     def _buffers_of(self, stack: int) -> dict[str, Tensor]:
         return {name: getattr(self, f"stack{stack}_{name}") for name in self._indices[stack]}
@@ -185,13 +183,17 @@ class HSSTensorLinear(nn.Module):
             stacks.append(telescopic.dense(structure.generators(parameters, self._buffers_of(stack))))
         return [stacks[stack][place] for stack, place in self._places]
 
+    def stored(self, mode: int) -> dict[str, Tensor]:
+        """The parameters of a mode by the names of its structure, each with the leading axis K."""
+        stack, place = self._places[mode]
+        return {name: getattr(self, f"stack{stack}_{name}")[place] for name in self.structures[stack].parameter_shapes}
+
     @torch.no_grad()
-    def set_factors(self, mode: int, generators: Sequence[dict[str, Tensor]]) -> None:
-        """Set the generators of a mode, one mapping of name to stored stack for each of the K products."""
+    def set_factors(self, mode: int, stored: Mapping[str, Tensor]) -> None:
+        """Set the parameters of a mode: what `stored` gives."""
         stack, place = self._places[mode]
         for name in self.structures[stack].parameter_shapes:
-            parameter = getattr(self, f"stack{stack}_{name}")
-            parameter[place] = torch.stack([g[name].to(parameter) for g in generators])
+            getattr(self, f"stack{stack}_{name}")[place] = stored[name].to(getattr(self, f"stack{stack}_{name}"))
 
     # ---------------------------------------------------------------------------------- products
 
@@ -308,14 +310,6 @@ def from_inside(y: Tensor, channels: bool) -> Tensor:
 # ----------------------------------------------------------------------------------------- checks
 
 
-def sizes(value: int | Sequence[int], name: str) -> tuple[int, ...]:
-    """A size or a sequence of sizes as a tuple of positive integers."""
-    values = tuple(value) if isinstance(value, Sequence) else (value,)
-    if not values:
-        raise ShapeError(f"{name} must have at least one mode, but it is {value!r}")
-    return tuple(positive_integer(v, f"each entry of {name}") for v in values)
-
-
 def real_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
     """A floating-point type or None."""
     if dtype is not None and not dtype.is_floating_point:
@@ -333,7 +327,7 @@ def require_trailing(x: Tensor, expected: tuple[int, ...], what: str) -> None:
 
 
 def _channels(channels: tuple[int, int]) -> tuple[int, int]:
-    if not isinstance(channels, Sequence) or len(channels) != 2:
+    if len(channels) != 2:
         raise ShapeError(f"channels must be a pair (channels in, channels out), but it is {channels!r}")
     return positive_integer(channels[0], "channels[0]"), positive_integer(channels[1], "channels[1]")
 
