@@ -23,6 +23,10 @@ from structmat import __version__
 # Where each public name lives; a name is imported when it is first asked for, so that layers do not wait for Lightning.
 _LAZY: dict[str, str] = {
     "HSSLinear": ".layers.hss",
+    "HSSTensorLinear": ".layers.tensor",
+    "KroneckerSum": ".layers.kronecker",
+    "LowRankTensorMap": ".layers.tensor_map",
+    "NeuralHSS": ".models.neural_hss",
     "hss_parameter_count": ".layers.hss",
     "StructuredLinear": ".layers.structured",
 }

@@ -13,15 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from structmat import _check
 from structmat._typing import NumpyArray
 from structmat.exceptions import ShapeError, SymmetryError
 
-__all__ = ["ExponentialSum", "exponential_sum", "kronecker_inverse"]
+if TYPE_CHECKING:
+    from .tensor import HSSTensorLinear
+
+__all__ = ["ExponentialSum", "ExponentialSumStart", "exponential_sum", "kronecker_inverse"]
 
 SPECTRUM_POINTS = 600
 LAWSON_STEPS = 15
@@ -263,3 +267,90 @@ def kronecker_inverse(
     root = sums.weights ** (1.0 / len(parts))
     factors = [np.stack([w * part.exponential(t) for w, t in zip(root, sums.exponents, strict=True)]) for part in parts]
     return factors, sums, error
+
+
+# ------------------------------------------------------------------------------------- the layer
+
+
+@dataclass(frozen=True)
+class ExponentialSumStart:
+    """What a start from an exponential sum attains.
+
+    Attributes
+    ----------
+    terms : int
+        Number of Kronecker products.
+    sums : ExponentialSum
+    spectrum_error : float
+        Relative Frobenius error of the inverse with dense factors.
+    largest_error : float
+        The largest relative error over the spectrum with dense factors.
+    compression_errors : tuple of float
+        For each mode the largest relative Frobenius error of a factor from its compression.
+    layer_error : float
+        Relative Frobenius error of the inverse as the layer holds it.
+    """
+
+    terms: int
+    sums: ExponentialSum
+    spectrum_error: float
+    largest_error: float
+    compression_errors: tuple[float, ...]
+    layer_error: float
+
+
+def start_layer(
+    layer: HSSTensorLinear, operators: Sequence[Any], *, scale: float, criterion: str
+) -> ExponentialSumStart:
+    """See `HSSTensorLinear.init_from_exponential_sum`."""
+    _require_fit(layer, operators)
+    if not np.isfinite(scale) or scale == 0.0:
+        raise ValueError(f"scale must be a finite number other than 0, but it is {scale!r}")
+    factors, sums, spectrum_error = kronecker_inverse(operators, layer.outer_rank, criterion=criterion)
+    compression = layer.init_from_dense([factors[0] * scale, *factors[1:]])
+    if layer.channel_factors is not None:
+        with torch.no_grad():
+            layer.channel_factors.copy_(torch.eye(layer.channel_factors.shape[1]).expand_as(layer.channel_factors))
+    parts = [Decomposed.of(a, f"operators[{mode}]") for mode, a in enumerate(operators)]
+    held = [f.detach().double().cpu().numpy() for f in layer.factors()]
+    error = _inverse_error([held[0] / scale, *held[1:]], parts)
+    return ExponentialSumStart(layer.outer_rank, sums, spectrum_error, sums.largest_error, tuple(compression), error)
+
+
+def _require_fit(layer: HSSTensorLinear, operators: Sequence[Any]) -> None:
+    if layer.shape != layer.out_shape or (layer.channels is not None and layer.channels[0] != layer.channels[1]):
+        raise ShapeError(f"the layer maps {layer._sizes()}; an inverse needs equal shapes and channels")
+    if len(operators) != layer.modes:
+        raise ShapeError(
+            f"operators must have one matrix for each of the {layer.modes} modes, but has {len(operators)}"
+        )
+    for mode, operator in enumerate(operators):
+        n = len(operator[0])
+        if n != layer.shape[mode]:
+            raise ShapeError(f"operators[{mode}] has size {n}, but the layer has size {layer.shape[mode]} there")
+
+
+def _inverse_error(factors: Sequence[NumpyArray], parts: Sequence[Decomposed]) -> float:
+    """Relative Frobenius error of a sum of Kronecker products as the inverse of the sum of the operators.
+
+    In the eigenvectors of the operators the inverse is diagonal: the error of the diagonal is a difference of tensors,
+    and what is beside the diagonal counts in full.
+    """
+    turned = [p.vectors.T @ f @ p.vectors for f, p in zip(factors, parts, strict=True)]  # (K, n_j, n_j)
+    count = len(turned[0])
+    sums: NumpyArray = np.zeros(1)
+    for part in parts:
+        sums = np.add.outer(sums, part.values).ravel()
+    diagonal = np.zeros_like(sums)
+    for k in range(count):
+        product = np.ones(1)
+        for t in turned:
+            product = np.multiply.outer(product, np.diagonal(t[k])).ravel()
+        diagonal += product
+    gram, diagonal_gram = np.ones((count, count)), np.ones((count, count))
+    for t in turned:
+        d = np.diagonal(t, axis1=1, axis2=2)
+        gram *= t.reshape(count, -1) @ t.reshape(count, -1).T
+        diagonal_gram *= d @ d.T
+    beside = max(float(gram.sum() - diagonal_gram.sum()), 0.0)
+    return float(np.sqrt((np.sum((diagonal - 1.0 / sums) ** 2) + beside) / np.sum(sums**-2.0)))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,8 +14,12 @@ from structmat.exceptions import ShapeError
 
 from .. import _check
 from . import telescopic
+from .hss import HSSLinear
 from .kronecker import KroneckerSum
 from .telescopic import Generators, Telescopic
+
+if TYPE_CHECKING:
+    from .exponential_sums import ExponentialSumStart
 
 __all__ = ["HSSTensorLinear"]
 
@@ -194,6 +199,112 @@ class HSSTensorLinear(nn.Module):
         stack, place = self._places[mode]
         for name in self.structures[stack].parameter_shapes:
             getattr(self, f"stack{stack}_{name}")[place] = stored[name].to(getattr(self, f"stack{stack}_{name}"))
+
+    def init_from_dense(self, factors: Sequence[Any]) -> list[float]:
+        """Set the factors to given ones, compressed to the ranks of the layer.
+
+        Parameters
+        ----------
+        factors : sequence of (K, p_j, n_j) arrays
+            One stack for each mode. The channel factors are left as they are.
+
+        Returns
+        -------
+        list of float
+            For each mode the largest relative Frobenius error of a factor.
+        """
+        if len(factors) != self.modes:
+            raise ShapeError(
+                f"factors must have one stack for each of the {self.modes} modes, but it has {len(factors)}"
+            )
+        errors = []
+        for mode, stack in enumerate(factors):
+            structure = self.structure(mode)
+            expected = (self.outer_rank, structure.rows, structure.columns)
+            if np.shape(stack) != expected:
+                raise ShapeError(f"factors[{mode}] has shape {np.shape(stack)}, but the layer needs {expected}")
+            single = HSSLinear(
+                structure.columns, structure.rows, rank=structure.row_ranks, column_rank=structure.col_ranks,
+                levels=structure.levels, dtype=torch.float64,
+            )  # fmt: skip
+            found, error = [], 0.0
+            for factor in stack:
+                error = max(error, single.init_from_dense(factor))
+                found.append({name: getattr(single, name).detach().clone() for name in structure.parameter_shapes})
+            self.set_factors(mode, {name: torch.stack([f[name] for f in found]) for name in found[0]})
+            errors.append(error)
+        return errors
+
+    @torch.no_grad()
+    def init_identity(self) -> None:
+        """Set the weight to the identity: one product of identities, and K - 1 products that are zero.
+
+        Gradients flow all the same: of a product that is zero, only the outermost D and U of the first mode are zero.
+        """
+        if self.shape != self.out_shape or (self.channels is not None and self.channels[0] != self.channels[1]):
+            raise ShapeError(f"the layer maps {self._sizes()}; an identity needs equal shapes and channels")
+        for mode in range(self.modes):
+            structure = self.structure(mode)
+            stored = {name: p.detach().clone() for name, p in self.stored(mode).items()}
+            leaf = f"D{structure.levels}"
+            blocks, p, q = structure.stack_shapes[leaf]
+            zeroed = slice(None) if mode == 0 else slice(0, 1)
+            for name in (leaf, f"U{structure.levels}"):
+                if name in stored:
+                    stored[name][zeroed] = 0.0
+            stored[leaf][0] = structure.stored(leaf, torch.eye(p, q).expand(blocks, p, q)).to(stored[leaf])
+            self.set_factors(mode, stored)
+        if self.channel_factors is not None:
+            self.channel_factors[0] = torch.eye(self.channel_factors.shape[1])
+
+    def _sizes(self) -> str:
+        if self.channels is None:
+            return f"{self.shape} to {self.out_shape}"
+        return f"{self.shape} in {self.channels[0]} channels to {self.out_shape} in {self.channels[1]} channels"
+
+    def init_from_exponential_sum(
+        self, operators: Sequence[Any], *, scale: float = 1.0, criterion: str = "frobenius"
+    ) -> ExponentialSumStart:
+        """Start from the inverse of a Laplace-like operator ``A_1 + ... + A_m``, each part acting on one mode.
+
+        Parameters
+        ----------
+        operators : sequence of (n_j, n_j) arrays or of pairs (values, vectors)
+            One symmetric matrix for each mode, or its eigenpairs; their sum must be positive definite.
+        scale : float
+            Of the inverse: where inputs and outputs are normalised, (scale of the inputs) / (scale of the outputs).
+        criterion : {"frobenius", "relative"}
+            Whether the exponential sum minimises the Frobenius norm of the error of the inverse or the largest
+            relative error over the spectrum.
+
+        Returns
+        -------
+        ExponentialSumStart
+            The errors of the exponential sum and of the layer.
+
+        Notes
+        -----
+        ``1/x ~ sum_k w_k exp(-t_k x)``, so the inverse is near the sum of the Kronecker products of
+        ``w_k^(1/m) exp(-t_k A_j)``, which are compressed to the ranks of the layer. Channels are left apart: the
+        channel factors become identities. Cost O(n_j^3 + K n_j^2 r) a mode.
+
+        References
+        ----------
+        D. Braess, W. Hackbusch, IMA J. Numer. Anal. 25 (2005) 685-697.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from structmat_nn import HSSTensorLinear
+        >>> laplacian = 33**2 * (2 * np.eye(32) - np.eye(32, k=1) - np.eye(32, k=-1))
+        >>> layer = HSSTensorLinear((32, 32), rank=4, outer_rank=8, levels=2)
+        >>> start = layer.init_from_exponential_sum([laplacian, laplacian])
+        >>> start.spectrum_error < 1e-4, start.layer_error < 1e-2
+        (True, True)
+        """
+        from .exponential_sums import start_layer
+
+        return start_layer(self, operators, scale=scale, criterion=criterion)
 
     # ---------------------------------------------------------------------------------- products
 

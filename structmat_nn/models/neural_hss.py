@@ -22,6 +22,7 @@ from .base import GridModel, seeded
 if TYPE_CHECKING:
     from structmat import HSSMatrix
 
+    from ..layers.exponential_sums import ExponentialSumStart
     from ..layers.kronecker import KroneckerSum
 
 __all__ = ["NeuralHSS"]
@@ -123,7 +124,11 @@ class NeuralHSS(GridModel):
         self.hidden_channels = positive_integer(hidden_channels, "hidden_channels")
         self.plain = self.dimension == 1 and total == self.hidden_channels == self.out_channels == 1
         self._options = {"bias": bool(bias), "device": device, "dtype": dtype or torch.float32}
-        self._hss: dict[str, Any] = {"rank": rank, "levels": levels, "outer_rank": self._checked_outer_rank(outer_rank, total)}
+        self._hss: dict[str, Any] = {
+            "rank": rank,
+            "levels": levels,
+            "outer_rank": self._checked_outer_rank(outer_rank, total),
+        }
         with seeded(seed):
             self._build(total, lift_rank)
         self.activations = nn.ModuleList(_activations(activation, self.depth, self.projection is not None))
@@ -263,6 +268,24 @@ class NeuralHSS(GridModel):
     def extra_repr(self) -> str:
         """What `print(model)` shows before the parts."""
         return f"{super().extra_repr()}, hidden={self.hidden}, depth={self.depth}, lift={self.lift!r}"
+
+    def init_from_exponential_sum(
+        self, operators: Sequence[Any], *, scale: float = 1.0, criterion: str = "frobenius"
+    ) -> ExponentialSumStart:
+        """Start from the inverse of a Laplace-like operator: the first layer holds it, the others are identities.
+
+        For models of several dimensions without lifting and projection. Arguments and result:
+        `HSSTensorLinear.init_from_exponential_sum`.
+        """
+        if self.plain or self.lifting is not None or self.projection is not None:
+            raise ValueError(
+                "an exponential sum starts a model on a grid of several dimensions that has no lifting and projection "
+                "(hidden = size, lift = 'hss'); in one dimension use model.layers[0].init_from_dense(inverse)"
+            )
+        start = self.layers[0].init_from_exponential_sum(operators, scale=scale, criterion=criterion)
+        for layer in self.layers[1:]:
+            layer.init_identity()
+        return start
 
     # --------------------------------------------------------------------------------- matrices
 

@@ -284,8 +284,8 @@ def _line_parameters(layer: HSSLinear) -> dict[str, Tensor]:
 def _line_layer(layer: HSSLinear, structure: Telescopic) -> HSSLinear:
     leaf = next(layer.parameters())
     new = HSSLinear(
-        structure.columns, structure.rows, rank=structure.row_ranks, column_rank=structure.col_ranks, levels=structure.levels,
-        bias=layer.bias is not None, route=layer.route, device=leaf.device, dtype=leaf.dtype,
+        structure.columns, structure.rows, rank=structure.row_ranks, column_rank=structure.col_ranks,
+        levels=structure.levels, bias=layer.bias is not None, route=layer.route, device=leaf.device, dtype=leaf.dtype,
     )  # fmt: skip
     if new.bias is not None and layer.bias is not None and structure.rows == layer.out_features:
         _copy(new.bias, layer.bias)
