@@ -25,6 +25,13 @@ _LAZY: dict[str, str] = {
     "HSSLinear": ".layers.hss",
     "hss_parameter_count": ".layers.hss",
     "StructuredLinear": ".layers.structured",
+    "FitResult": ".closed_form.fit",
+    "IdentifiabilityReport": ".closed_form.identify",
+    "IdentifiabilityWarning": ".closed_form.identify",
+    "Near": ".closed_form.priors",
+    "Small": ".closed_form.priors",
+    "Smooth": ".closed_form.priors",
+    "fit": ".closed_form.fit",
 }
 _LAZY_MODULES = ("closed_form", "data", "experiments", "layers", "models", "training")
 
