@@ -22,13 +22,24 @@ from structmat import __version__
 
 # Where each public name lives; a name is imported when it is first asked for, so that layers do not wait for Lightning.
 _LAZY: dict[str, str] = {
+    "HODLRLinear": ".layers.hodlr",
     "HSSLinear": ".layers.hss",
     "HSSTensorLinear": ".layers.tensor",
     "KroneckerSum": ".layers.kronecker",
     "LowRankTensorMap": ".layers.tensor_map",
     "NeuralHSS": ".models.neural_hss",
+    "LearnableLeakyReLU": ".layers.activation",
+    "LowRankLinear": ".layers.lowrank",
     "hss_parameter_count": ".layers.hss",
+    "parameter_groups": ".layers.parameters",
     "StructuredLinear": ".layers.structured",
+    "FitResult": ".closed_form.fit",
+    "IdentifiabilityReport": ".closed_form.identify",
+    "IdentifiabilityWarning": ".closed_form.identify",
+    "Near": ".closed_form.priors",
+    "Small": ".closed_form.priors",
+    "Smooth": ".closed_form.priors",
+    "fit": ".closed_form.fit",
 }
 _LAZY_MODULES = ("closed_form", "data", "experiments", "layers", "models", "training")
 
