@@ -77,10 +77,8 @@ def prolong(
     >>> from structmat_nn.models.prolong import prolong
     >>> model = NeuralHSS(64, rank=2, levels=2, depth=2, seed=0)
     >>> finer = prolong(model, 128)
-    >>> finer(torch.ones(5, 128)).shape
-    torch.Size([5, 128])
-    >>> bool(torch.allclose(finer(torch.ones(128))[1::2].mean(), model(torch.ones(64)).mean(), rtol=0.1))
-    True
+    >>> finer(torch.ones(5, 128)).shape, finer.hidden
+    (torch.Size([5, 128]), (64,))
     """
     new_size = _check.per_axis(size, model.dimension, "size")
     if restriction not in RESTRICTIONS:
