@@ -21,7 +21,18 @@ except ModuleNotFoundError as error:
 from structmat import __version__
 
 # Where each public name lives; a name is imported when it is first asked for, so that layers do not wait for Lightning.
-_LAZY: dict[str, str] = {}
+_LAZY: dict[str, str] = {
+    "HSSLinear": ".layers.hss",
+    "hss_parameter_count": ".layers.hss",
+    "StructuredLinear": ".layers.structured",
+    "FitResult": ".closed_form.fit",
+    "IdentifiabilityReport": ".closed_form.identify",
+    "IdentifiabilityWarning": ".closed_form.identify",
+    "Near": ".closed_form.priors",
+    "Small": ".closed_form.priors",
+    "Smooth": ".closed_form.priors",
+    "fit": ".closed_form.fit",
+}
 _LAZY_MODULES = ("closed_form", "data", "experiments", "layers", "models", "training")
 
 __all__ = ["__version__", *sorted(_LAZY), *_LAZY_MODULES]
