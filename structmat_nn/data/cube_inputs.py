@@ -78,15 +78,15 @@ def sine_products(coefficients: Any, wave_numbers: Any, n: int) -> NumpyArray:
 
 
 def random_sines(
-    count: int, dimension: int, terms: int, waves: tuple[int, int], n: int, rng: np.random.Generator
+    count: int, dimension: int, terms: int, waves: tuple[int, int, int], n: int, rng: np.random.Generator
 ) -> NumpyArray:
     """Sums of terms^d products of sines, coefficients from U(0, 1), with as many wave numbers drawn for each axis.
 
-    The wave numbers, in half periods, are drawn with replacement from the range `waves` (both ends included) by its
-    step: an optional third number of it. Returns (count, n, ..., n).
+    The wave numbers, in half periods, are drawn with replacement from `waves`: first, last (included), step.
+    Returns (count, n, ..., n).
     """
-    low, high, *step = waves
-    wave_numbers = rng.choice(np.arange(low, high + 1, *step), (count, dimension, terms))
+    first, last, step = waves
+    wave_numbers = rng.choice(np.arange(first, last + 1, step), (count, dimension, terms))
     return sine_products(rng.uniform(0.0, 1.0, (count, *(terms,) * dimension)), wave_numbers, n)
 
 
@@ -107,7 +107,7 @@ def draw_forcing(
     n: int,
     *,
     terms: int,
-    spans: tuple[tuple[int, ...], tuple[int, ...]],
+    spans: tuple[tuple[int, int, int], tuple[int, int, int]],
     boundary: str,
     dimension: int = 2,
 ) -> NumpyArray:

@@ -60,10 +60,10 @@ class LShape:
         unknowns = np.flatnonzero(self.mask)
         eye = sparse.eye_array(n, format="csr")
         second = sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n), format="csr")  # T
-        both = sparse.kron(second, eye) + sparse.kron(eye, second)
-        operator = (both - sparse.kron(second, second) / 6.0).tocsr()
-        weights = (sparse.eye_array(n * n) - both / 12.0).tocsr()
-        self._weights = weights[unknowns][:, unknowns] / n**2
+        both = sparse.csr_array(sparse.kron(second, eye) + sparse.kron(eye, second))
+        operator = sparse.csr_array(both - sparse.kron(second, second) / 6.0)
+        weights = sparse.csr_array(sparse.eye_array(n * n) - both / 12.0)
+        self._weights = sparse.csr_array(weights[unknowns][:, unknowns] / n**2)
         self._lu = _symmetric_lu(operator[unknowns][:, unknowns])
 
     def solve(self, forcing: NumpyArray) -> NumpyArray:
@@ -72,12 +72,22 @@ class LShape:
         Raises `ShapeError` for another grid and `NonFiniteError` for NaN or Inf. O(n^2 log n) a right-hand side.
         """
         forcing = _on_grid(forcing, self.n)
-        return in_chunks(lambda f: _extend(self._lu.solve(self._weights @ f[:, self.mask].T).T, self.mask), forcing, 2)
+
+        def solve(chunk: NumpyArray) -> NumpyArray:
+            sources = np.asarray(self._weights @ chunk[:, self.mask].T)  # (unknowns, samples)
+            return _extend(self._lu.solve(sources).T, self.mask)
+
+        return in_chunks(solve, forcing, 2)
 
     def solve_adjoint(self, values: NumpyArray) -> NumpyArray:
         """The transpose of `solve` on arrays of shape (..., n, n): stencil and right-hand side change places."""
         values = _on_grid(values, self.n)
-        return in_chunks(lambda g: _extend((self._weights @ self._lu.solve(g[:, self.mask].T)).T, self.mask), values, 2)
+
+        def solve(chunk: NumpyArray) -> NumpyArray:
+            potential = self._lu.solve(np.ascontiguousarray(chunk[:, self.mask].T))  # (unknowns, samples)
+            return _extend(np.asarray(self._weights @ potential).T, self.mask)
+
+        return in_chunks(solve, values, 2)
 
 
 class PerforatedSquare:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import array_api_compat
 import numpy as np
 
+from structmat import DeviceError
 from structmat._typing import Array, NumpyArray
 
 CIRCLE_POINTS = 32  # the mean of an entire function over a circle converges geometrically
@@ -89,6 +89,13 @@ def placer(device: str | None, dtype: Any = np.float64) -> Callable[[NumpyArray]
     import torch
 
     kind = torch.float64 if np.dtype(dtype) == np.float64 else torch.float32
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise DeviceError(
+            f"device must be None or a device that torch can use here, but {device!r}: {reason}"
+        ) from error
     return lambda values: torch.as_tensor(np.ascontiguousarray(values), dtype=kind, device=device)
 
 
@@ -103,6 +110,7 @@ def two_thirds(n: int) -> NumpyArray:
     return ((np.abs(rows) < n / 3) & (np.abs(columns) < n / 3)).astype(np.float64)
 
 
-def namespace(array: Array) -> Any:
-    """The array namespace, with `fft`, of a NumPy array or a torch tensor."""
-    return array_api_compat.array_namespace(array)
+def chunk_length(bytes_each: int, device: str | None) -> int:
+    """How many samples are advanced together: on a CPU as many as stay in the cache, elsewhere as many as fit."""
+    budget = 2**21 if device is None or device == "cpu" else 2**30
+    return max(1, budget // bytes_each)

@@ -76,9 +76,7 @@ def _eigenvalues(n: int, wave_number: float) -> NumpyArray:
     return values
 
 
-def _generate(
-    part: str, count: int, rng: np.random.Generator, size: Size, settings: Settings
-) -> dict[str, NumpyArray]:
+def _generate(part: str, count: int, rng: np.random.Generator, size: Size, settings: Settings) -> dict[str, NumpyArray]:
     n = size[0]
     if is_white(part, settings):
         inputs = rng.standard_normal((count, *size))

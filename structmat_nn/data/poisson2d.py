@@ -115,7 +115,9 @@ def _assemble(name: str, parts: Parts, size: Size, settings: Settings) -> DataSe
     if name == "poisson2d-lshape":
         mask = _l_shape(size[0]).mask
     elif name == "poisson2d-mixed":
-        mask = thin(_perforated_square(size[0] * settings["refinement"], settings["radius"]).mask, settings["refinement"])
+        mask = thin(
+            _perforated_square(size[0] * settings["refinement"], settings["radius"]).mask, settings["refinement"]
+        )
     return DataSet(
         name,
         **pairs_by_part(parts),

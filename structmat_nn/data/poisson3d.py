@@ -14,14 +14,12 @@ from .poisson2d import check_square, is_white
 __all__ = ["POISSON_3D"]
 
 
-def _generate(
-    part: str, count: int, rng: np.random.Generator, size: Size, settings: Settings
-) -> dict[str, NumpyArray]:
+def _generate(part: str, count: int, rng: np.random.Generator, size: Size, settings: Settings) -> dict[str, NumpyArray]:
     n = size[0]
     if is_white(part, settings):
         forcing = rng.standard_normal((count, *size))
     else:
-        spans = (3, 23), (24, min(43, n - 1))
+        spans = (3, 23, 1), (24, min(43, n - 1), 1)
         forcing = draw_forcing(part, count, rng, n, terms=20, spans=spans, boundary="dirichlet", dimension=3)
     solution = solve_dirichlet(forcing, 3)
     # the solution belongs to the float64 forcing: the stored numbers are off by one rounding each

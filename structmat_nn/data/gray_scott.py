@@ -3,27 +3,37 @@
 A_t = delta_A Lap A - A B^2 + f (1 - A),    B_t = delta_B Lap B + A B^2 - (f + k) B.
 
 Diffusion is treated exactly, reactions by the Runge-Kutta stages, pseudo-spectrally with the 2/3 rule: the setting of
-The Well (R. Ohana et al., NeurIPS 2024), whose data were made with Chebfun.
+The Well (R. Ohana et al., NeurIPS 2024), whose data were made with Chebfun. Its trajectories have 1001 snapshots, one
+each 10 steps of 1 s: the data set maps the first to the last, (A, B)_0 to (A, B)_1000, over 10,000 s.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from scipy import signal
 
-from structmat import _check
+from structmat import NonFiniteError, ShapeError, _check
+from structmat._backend import namespace, to_numpy
 from structmat._typing import Array, NumpyArray
-from structmat.exceptions import NonFiniteError, ShapeError
 
-from .etdrk4 import ETDRK4, half_wave_numbers, namespace, placer, two_thirds
-from structmat._backend import to_numpy
+from .cube_inputs import pairs_by_part
+from .dataset import TEST_SETS, DataSet, Parts, Recipe, Settings, Size
+from .etdrk4 import ETDRK4, chunk_length, half_wave_numbers, placer, two_thirds
+from .poisson2d import check_square
 
+__all__ = ["GRAY_SCOTT", "PAIRS", "UNSEEN_PAIRS", "random_fourier", "random_gaussians", "solve_gray_scott"]
+
+# (f, k) of gliders, bubbles, maze, worms, spirals and spots
+PAIRS = [[0.014, 0.054], [0.098, 0.057], [0.029, 0.057], [0.058, 0.065], [0.018, 0.051], [0.030, 0.062]]
+# pairs between them, for the test set "out of span"
+UNSEEN_PAIRS = [[0.022, 0.054], [0.037, 0.060], [0.046, 0.063], [0.062, 0.061]]
 DIFFUSION = (2e-5, 1e-5)  # of A and of B
-CPU_BYTES = 2**21  # of one chunk of initial fields, so that a step stays in the cache
-DEVICE_BYTES = 2**30
 
 
-def gray_scott(
+def solve_gray_scott(
     initial: NumpyArray,
     feed: NumpyArray,
     kill: NumpyArray,
@@ -76,9 +86,9 @@ def gray_scott(
     Without B, A relaxes to 1 and nothing else happens:
 
     >>> import numpy as np
-    >>> from structmat_nn.data.gray_scott_solver import gray_scott
+    >>> from structmat_nn.data.gray_scott import solve_gray_scott
     >>> initial = np.zeros((1, 2, 8, 8))
-    >>> end = gray_scott(initial, 0.03, 0.06, steps=10)
+    >>> end = solve_gray_scott(initial, 0.03, 0.06, steps=10)
     >>> bool(np.abs(end[0, 0, 0] - (1 - np.exp(-0.3))).max() < 1e-6)
     True
     """
@@ -91,8 +101,7 @@ def gray_scott(
     squares = sum((np.pi * waves) ** 2 for waves in half_wave_numbers(n))  # of the wave numbers on a length of 2
     linear = -np.stack([rate * squares for rate in diffusion])  # (2, n, n//2 + 1)
     stepper = ETDRK4(linear, step, place)
-    budget = CPU_BYTES if device is None or device == "cpu" else DEVICE_BYTES
-    size = max(1, budget // initial[0].nbytes)
+    size = chunk_length(initial[0].nbytes, device)
     result = np.empty((len(initial), stored, 2, n, n))
     for start in range(0, len(initial), size):
         part = slice(start, start + size)
@@ -103,17 +112,23 @@ def gray_scott(
 
 
 def _advance(
-    stepper: ETDRK4, place: object, initial: NumpyArray, feed: NumpyArray, kill: NumpyArray, steps: int, stored: int
+    stepper: ETDRK4,
+    place: Callable[[NumpyArray], Array],
+    initial: NumpyArray,
+    feed: NumpyArray,
+    kill: NumpyArray,
+    steps: int,
+    stored: int,
 ) -> NumpyArray:
     n = initial.shape[-1]
-    fields = place(initial)  # type: ignore[operator]
+    fields = place(initial)
     xp = namespace(fields)
-    keep = place(two_thirds(n))  # type: ignore[operator]
-    f = place(feed[:, None, None])  # type: ignore[operator]
-    decay = place((feed + kill)[:, None, None])  # type: ignore[operator]
+    keep = place(two_thirds(n))
+    f = place(feed[:, None, None])
+    decay = place((feed + kill)[:, None, None])
     ones = np.zeros((n, n // 2 + 1))
     ones[0, 0] = n * n  # the transform of the constant 1
-    one = place(ones)  # type: ignore[operator]
+    one = place(ones)
 
     def reactions(v: Array) -> Array:
         a, b = (xp.fft.irfftn(v[:, i], s=(n, n), axes=(-2, -1)) for i in range(2))
@@ -182,3 +197,70 @@ def random_fourier(feed: NumpyArray, kill: NumpyArray, n: int, rng: np.random.Ge
     centre = np.where(exists, third, [1.0, 0.0])
     amplitude = np.where(exists, 0.9 * np.minimum(third, 1.0 - third), 1.0)
     return centre[:, :, None, None] + amplitude[:, :, None, None] * smooth
+
+
+def _initial_states(
+    part: str, count: int, n: int, rng: np.random.Generator, settings: Settings
+) -> tuple[NumpyArray, NumpyArray]:
+    """Rates (count, 2) and states (count, 2, n, n): all pairs in turns, half the states of each family."""
+    pairs = np.array(settings["unseen_pairs" if part == "out of span" else "pairs"])
+    order = rng.permutation(count)
+    rates = pairs[order % len(pairs)]
+    if part == "white noise":
+        return rates, rng.uniform(0.0, 1.0, (count, 2, n, n))
+    bells = order // len(pairs) % 2 == 0
+    states = np.empty((count, 2, n, n))
+    states[bells] = random_gaussians(int(bells.sum()), n, rng)
+    if not bells.all():
+        states[~bells] = random_fourier(rates[~bells, 0], rates[~bells, 1], n, rng)
+    return rates, states
+
+
+def _generate(part: str, count: int, rng: np.random.Generator, size: Size, settings: Settings) -> dict[str, NumpyArray]:
+    n = size[0]
+    rates, start = _initial_states(part, count, n, rng, settings)
+    end = solve_gray_scott(
+        start, rates[:, 0], rates[:, 1], steps=settings["steps"], step=settings["step"],
+        device=settings["device"], dtype=settings["precision"],
+    )[:, -1]  # fmt: skip
+    channels = np.broadcast_to(rates[:, :, None, None], (count, 2, n, n))
+    before, after = (end, start) if settings["inverse"] else (start, end)
+    return {"inputs": np.concatenate([before, channels], axis=1), "outputs": after}
+
+
+def _assemble(name: str, parts: Parts, size: Size, settings: Settings) -> DataSet:
+    axis = -1.0 + 2.0 * np.arange(size[0]) / size[0]
+    return DataSet(name, **pairs_by_part(parts), grid=(axis, axis), settings=dict(settings), channels=(4, 2))
+
+
+def _check_settings(size: Size, settings: Settings) -> None:
+    check_square(size, settings, smallest=8)
+    _check.positive_integer(settings["steps"], "steps")
+    for name in ("pairs", "unseen_pairs"):
+        pairs = np.array(settings[name], dtype=np.float64)
+        if pairs.ndim != 2 or pairs.shape[1] != 2 or not (pairs > 0).all():
+            raise ValueError(f"{name} must be a list of pairs of positive numbers (f, k), but it is {settings[name]!r}")
+    placer(settings["device"], settings["precision"])  # names a device or a precision that is not there
+
+
+_SETTINGS: dict[str, Any] = {
+    "inverse": False,
+    "steps": 10_000,
+    "step": 1.0,
+    "pairs": PAIRS,
+    "unseen_pairs": UNSEEN_PAIRS,
+    "device": None,
+    "precision": "float64",
+}
+
+GRAY_SCOTT = Recipe(
+    name="gray-scott",
+    equation="A_t = dA Lap A - A B^2 + f (1 - A), B_t = dB Lap B + A B^2 - (f + k) B, periodic on [-1, 1]^2",
+    generate=_generate,
+    assemble=_assemble,
+    size=(128, 128),
+    samples={"train": 960, "validation": 120, **dict.fromkeys(TEST_SETS, 120)},
+    settings=_SETTINGS,
+    check=_check_settings,
+    chunk=120,
+)
