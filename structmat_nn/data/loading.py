@@ -23,6 +23,9 @@ __all__ = ["load", "names", "recipe"]
 
 # Where the recipe of each data set lives; a module is imported when its data set is asked for.
 _RECIPES = {
+    "burgers": ("burgers", "BURGERS"),
+    "convection-diffusion1d": ("convection", "CONVECTION_DIFFUSION_1D"),
+    "heat": ("heat", "HEAT"),
     "poisson1d": ("poisson1d", "POISSON_1D"),
     "helmholtz2d": ("helmholtz", "HELMHOLTZ_2D"),
     "helmholtz2d-indefinite": ("helmholtz", "HELMHOLTZ_2D_INDEFINITE"),

@@ -10,7 +10,13 @@ from structmat import NonFiniteError, ShapeError
 from structmat_nn import data
 from structmat_nn.data import DataSet, Pairs
 
-LIGHT = ("poisson1d", "poisson1d-neumann")
+LIGHT = {
+    "poisson1d": {},
+    "poisson1d-neumann": {},
+    "convection-diffusion1d": {},
+    "heat": {},
+    "burgers": {"horizon": 0.4},
+}
 
 
 def content_hash(dataset):
@@ -23,14 +29,14 @@ def content_hash(dataset):
 
 @pytest.mark.parametrize("name", LIGHT)
 def test_the_seed_decides_every_number(name):
-    first = data.load(name, samples=4, seed=1, size=32, cache=False)
-    assert content_hash(first) == content_hash(data.load(name, samples=4, seed=1, size=32, cache=False))
-    assert content_hash(first) != content_hash(data.load(name, samples=4, seed=2, size=32, cache=False))
+    first = data.load(name, samples=4, seed=1, size=32, cache=False, **LIGHT[name])
+    assert content_hash(first) == content_hash(data.load(name, samples=4, seed=1, size=32, cache=False, **LIGHT[name]))
+    assert content_hash(first) != content_hash(data.load(name, samples=4, seed=2, size=32, cache=False, **LIGHT[name]))
 
 
 @pytest.mark.parametrize("name", LIGHT)
 def test_parts_are_drawn_apart(name):
-    dataset = data.load(name, samples=6, size=32, cache=False)
+    dataset = data.load(name, samples=6, size=32, cache=False, **LIGHT[name])
     parts = [dataset.train, dataset.validation, *dataset.tests.values()]
     for k, one in enumerate(parts):
         for other in parts[:k]:
@@ -39,7 +45,7 @@ def test_parts_are_drawn_apart(name):
 
 @pytest.mark.parametrize("name", LIGHT)
 def test_every_data_set_has_three_test_sets_and_fits_its_grid(name):
-    dataset = data.load(name, samples=5, size=32, cache=False)
+    dataset = data.load(name, samples=5, size=32, cache=False, **LIGHT[name])
     assert set(data.TEST_SETS) <= set(dataset.tests)
     assert dataset.size == (32,)
     assert dataset.name == name
