@@ -83,10 +83,8 @@ def solve_heat(
 
 def _bdf(start: NumpyArray, times: NumpyArray, diffusivity: float, rtol: float, atol: float) -> NumpyArray:
     inner = len(start)
-    scale = diffusivity * (inner + 1) ** 2
-    matrix = scipy.sparse.diags_array(
-        [np.full(inner - 1, scale), np.full(inner, -2 * scale), np.full(inner - 1, scale)], offsets=[-1, 0, 1]
-    ).tocsc()
+    differences = scipy.sparse.diags_array([1.0, -2.0, 1.0], offsets=[-1, 0, 1], shape=(inner, inner))
+    matrix = (diffusivity * (inner + 1) ** 2 * differences).tocsc()
     span = (times[0], times[-1])
     result = scipy.integrate.solve_ivp(
         lambda time, state: matrix @ state, span, start, "BDF", times, jac=matrix, rtol=rtol, atol=atol
