@@ -206,6 +206,16 @@ def test_burgers_agrees_with_another_integrator(rng):
     assert not found[:, :, 0].any()
 
 
+@pytest.mark.slow
+def test_burgers_of_the_experiment_is_accurate_in_time():
+    """Shocks included: the published viscosity, grid and tolerances, against tight ones."""
+    counts = {"train": 4, "validation": 1, **dict.fromkeys(data.TEST_SETS, 1)}
+    loose = data.load("burgers", samples=counts, cache=False)
+    tight = data.load("burgers", samples=counts, cache=False, rtol=1e-8, atol=1e-10)
+    difference = np.linalg.norm(loose.train.outputs - tight.train.outputs, axis=1)
+    assert (difference / np.linalg.norm(tight.train.outputs, axis=1)).max() < 1e-3
+
+
 def test_burgers_without_advection_is_the_heat_equation(rng):
     x = np.arange(65) / 64
     initial = np.zeros((1, 65))
