@@ -5,6 +5,7 @@ from .dataset import TEST_SETS, DataSet, Pairs, Recipe
 from .loading import load, names, recipe
 from .normalise import NORMALISERS, IdentityNormaliser, MaximumNormaliser, MeanStandardNormaliser, Normaliser
 from .poisson1d import lift_dirichlet
+from .well import WellFile, load_well
 
 __all__ = [
     "NORMALISERS",
@@ -17,9 +18,11 @@ __all__ = [
     "Normaliser",
     "Pairs",
     "Recipe",
+    "WellFile",
     "cache_directory",
     "lift_dirichlet",
     "load",
+    "load_well",
     "names",
     "recipe",
 ]
