@@ -2,6 +2,7 @@
 
 from .cache import CacheWarning, cache_directory
 from .dataset import TEST_SETS, DataSet, Pairs, Recipe
+from .lifting2d import lift_dirichlet2d
 from .loading import load, names, recipe
 from .normalise import NORMALISERS, IdentityNormaliser, MaximumNormaliser, MeanStandardNormaliser, Normaliser
 from .poisson1d import lift_dirichlet
@@ -21,6 +22,7 @@ __all__ = [
     "WellFile",
     "cache_directory",
     "lift_dirichlet",
+    "lift_dirichlet2d",
     "load",
     "load_well",
     "names",

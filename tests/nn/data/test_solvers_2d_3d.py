@@ -10,6 +10,7 @@ from structmat_nn.data import compact
 from structmat_nn.data.compact import solve_dirichlet
 from structmat_nn.data.domains2d import LShape, PerforatedSquare
 from structmat_nn.data.helmholtz import solve_helmholtz2d
+from structmat_nn.data.lifting2d import lift_dirichlet2d
 
 
 def order(errors):
@@ -141,7 +142,45 @@ def test_helmholtz_is_exact_on_trigonometric_polynomials(wave_number):
     np.testing.assert_allclose(solve_helmholtz2d(forcing, wave_number), one - 3.0 * two, atol=1e-11)
 
 
+def on_edges(u, n):
+    s = np.arange(n + 1) / n
+    return u(0.0, s), u(1.0, s), u(s, 0.0), u(s, 1.0)
+
+
+def test_the_lift_is_exact_for_harmonic_sines_and_bilinear_functions():
+    def u(x, y):
+        return 3.0 - x + 2.0 * x * y + np.sin(2 * np.pi * y) * np.sinh(2 * np.pi * x) / np.sinh(2 * np.pi)
+
+    x = np.arange(16) / 16
+    np.testing.assert_allclose(lift_dirichlet2d(*on_edges(u, 16)), u(x[:, None], x), atol=1e-14)
+
+
+def test_the_lift_approaches_other_harmonic_functions():
+    errors = []
+    for n in (16, 32, 64):
+        x = np.arange(n) / n
+        exact = np.exp(x[:, None]) * np.cos(x) + x[:, None] ** 2 - x**2
+        lift = lift_dirichlet2d(*on_edges(lambda x, y: np.exp(x) * np.cos(y) + x**2 - y**2, n))
+        errors.append(np.abs(lift - exact)[n // 4 : 3 * n // 4, n // 4 : 3 * n // 4].max())
+    assert order(errors).min() > 2.9
+    assert errors[-1] < 1e-6
+
+
+def test_lift_plus_homogeneous_solution_solves_with_boundary_values():
+    """u = sin(3x) e^y has f = 8 u and values on all edges."""
+    n = 48
+    x = np.arange(n) / n
+    exact = np.sin(3 * x)[:, None] * np.exp(x)
+    lift = lift_dirichlet2d(*on_edges(lambda x, y: np.sin(3 * x) * np.exp(y), n))
+    assert np.abs(lift + solve_dirichlet(8 * exact, 2) - exact).max() < 2e-3
+    assert np.abs(solve_dirichlet(8 * exact, 2)).max() > 0.1
+
+
 def test_bad_input_is_named():
+    with pytest.raises(ShapeError, match=r"must have one shape.*\(4,\), \(4,\), \(4,\), \(5,\)"):
+        lift_dirichlet2d(np.ones(4), np.ones(4), np.ones(4), np.ones(5))
+    with pytest.raises(ValueError, match="right and top must agree in their common corner, but differ by 1"):
+        lift_dirichlet2d(np.zeros(4), np.array([0.0, 0, 0, 1]), np.zeros(4), np.zeros(4))
     with pytest.raises(ShapeError, match=r"forcing must have shape \(..., n, n\).*\(3, 4, 5\)"):
         solve_dirichlet(np.ones((3, 4, 5)), 2)
     with pytest.raises(NonFiniteError, match="forcing must be finite"):
