@@ -22,6 +22,9 @@ from structmat import __version__
 
 # Where each public name lives; a name is imported when it is first asked for, so that layers do not wait for Lightning.
 _LAZY: dict[str, str] = {
+    "HSSLinear": ".layers.hss",
+    "hss_parameter_count": ".layers.hss",
+    "StructuredLinear": ".layers.structured",
     "FitResult": ".closed_form.fit",
     "IdentifiabilityReport": ".closed_form.identify",
     "IdentifiabilityWarning": ".closed_form.identify",

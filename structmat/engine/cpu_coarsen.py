@@ -14,7 +14,7 @@ import numpy as np
 from numba import uint64
 
 from .cpu import columns_times, jit
-from .cpu_fused import orthonormalize, recompress, squared
+from .cpu_fused import orthonormalize, padded, recompress, squared
 
 # the parts of the tolerance that the crosses may leave, and that the truncation may; their squares are added up
 CROSS_SHARE, CUT_SHARE = 0.25, 0.75
@@ -75,10 +75,8 @@ def dense_as_low_rank(blocks, which, tail, limit, stride, out, ranks, rests, squ
     block, dtype = np.empty((p, q), dtype=blocks.dtype), blocks.dtype
     left, right = np.empty(limit * p, dtype=dtype), np.empty(limit * q, dtype=dtype)
     u, v = np.empty(p, dtype=dtype), np.empty(q, dtype=dtype)
-    core, one, two, turn = (
-        np.empty((limit, limit), dtype=dtype), np.empty((limit, limit), dtype=dtype),
-        np.empty((limit, limit), dtype=dtype), np.empty((limit, limit), dtype=dtype),
-    )  # fmt: skip
+    core = np.empty(2 * limit * padded(limit), dtype=dtype)
+    one, two = np.empty((limit, limit), dtype=dtype), np.empty((limit, limit), dtype=dtype)
     sizes, order = np.empty(limit), np.empty(limit, dtype=np.int64)
     for b in range(first, last):
         block[:] = blocks[which[b]]
@@ -87,7 +85,7 @@ def dense_as_low_rank(blocks, which, tail, limit, stride, out, ranks, rests, squ
         if k < 0:
             continue
         rank = recompress(
-            left, right, k, p, q, CUT_SHARE * tail, out, b * stride, core, one, two, turn, sizes, order
+            left, right, k, p, q, CUT_SHARE * tail, out, b * stride, core, one, two, sizes, order
         )  # fmt: skip
         ranks[b], rests[b] = rank, rest + noted(sizes, order, k, rank, squares[b])
 
@@ -142,10 +140,8 @@ def merge_blocks(
     u, v = np.empty(widest, dtype=dtype), np.empty(widest, dtype=dtype)
     tall, wide = np.empty(most * widest, dtype=dtype), np.empty(most * widest, dtype=dtype)
     factors = np.empty(2 * most * widest, dtype=dtype)
-    small, one, two, turn = (
-        np.empty((most, most), dtype=dtype), np.empty((most, most), dtype=dtype),
-        np.empty((most, most), dtype=dtype), np.empty((most, most), dtype=dtype),
-    )  # fmt: skip
+    small = np.empty(2 * most * padded(most), dtype=dtype)
+    one, two = np.empty((most, most), dtype=dtype), np.empty((most, most), dtype=dtype)
     sizes, order = np.empty(most), np.empty(most, dtype=np.int64)
     for b in range(first, last):
         k = child_ranks[b]
@@ -170,9 +166,7 @@ def merge_blocks(
         ranks[b] = -1
         if found < 0:
             continue
-        rank = recompress(
-            tall, wide, found, total, total, CUT_SHARE * tail, factors, 0, small, one, two, turn, sizes, order
-        )
+        rank = recompress(tall, wide, found, total, total, CUT_SHARE * tail, factors, 0, small, one, two, sizes, order)
         ranks[b], rests[b] = rank, rest + noted(sizes, order, found, rank, squares[b])
         at = starts[b]
         out[at : at + rank * 2 * (p + q)] = 0

@@ -192,23 +192,33 @@ def orthonormalize(rows, known, k, n, triangle):
 
 
 @jit
-def diagonalize(core, turn, k):
-    """One-sided Jacobi: a unitary `turn` (k, k) that makes the rows of turn core orthogonal, in place."""
-    for a in range(k):
-        for b in range(k):
-            turn[a, b] = 1.0 if a == b else 0.0
+def padded(k):
+    """The width of `k` numbers in whole vectors: loops over rows of this width have no remainder."""
+    return (k + 7) // 8 * 8
+
+
+@jit
+def diagonalize(rows, k, width, sizes):
+    """One-sided Jacobi: a unitary matrix that makes the rows of a core orthogonal, in place.
+
+    rows: flat (k, 2 width), of the core (k, k) and of the unitary matrix, each padded with zeros to `width`;
+    sizes (k,): squared norms of the core's rows, kept up to date through a sweep.
+    """
+    width = uint64(width)
     for _ in range(SWEEPS):
         rotated = False
         for a in range(k):
+            at = uint64(a) * uint64(2) * width
+            sizes[a] = squared(rows[at : at + width], width)
+        for a in range(k):
+            one = uint64(a) * uint64(2) * width
             for b in range(a + 1, k):
-                aa, bb, ab = 0.0, 0.0, core.dtype.type(0)
-                for j in range(uint64(k)):
-                    u, v = core[a, j], core[b, j]
-                    aa += u.real * u.real + u.imag * u.imag
-                    bb += v.real * v.real + v.imag * v.imag
-                    ab += u * np.conj(v)
+                two = uint64(b) * uint64(2) * width
+                aa, bb, ab = sizes[a], sizes[b], rows.dtype.type(0)
+                for j in range(width):
+                    ab += rows[one + j] * np.conj(rows[two + j])
                 size = abs(ab)
-                if size <= 1e-15 * np.sqrt(aa * bb) or size == 0.0:
+                if size <= 1e-15 * np.sqrt(aa * max(bb, 0.0)) or size == 0.0:
                     continue
                 rotated = True
                 phase = ab / size  # by which row b is multiplied, so that its product with row a is positive
@@ -218,34 +228,37 @@ def diagonalize(core, turn, k):
                     t = -t
                 c = 1.0 / np.sqrt(1.0 + t * t)
                 s = c * t
-                for j in range(uint64(k)):
-                    u, v = core[a, j], phase * core[b, j]
-                    core[a, j], core[b, j] = c * u - s * v, s * u + c * v
-                    u, v = turn[a, j], phase * turn[b, j]
-                    turn[a, j], turn[b, j] = c * u - s * v, s * u + c * v
+                sizes[a], sizes[b] = aa - t * size, bb + t * size
+                for j in range(uint64(2) * width):
+                    u, v = rows[one + j], phase * rows[two + j]
+                    rows[one + j], rows[two + j] = c * u - s * v, s * u + c * v
         if not rotated:
             break
 
 
 @jit
-def recompress(left, right, k, p, q, allowed, out, start, core, first, second, turn, sizes, order):
+def recompress(left, right, k, p, q, allowed, out, start, rows, first, second, sizes, order):
     """Truncate left^T conj(right) (k flat rows of p and of q numbers) by its singular values; the rank.
 
     The Frobenius norm of what is left out is at most `allowed`. The factors are written to out[start:], left^T (r, p)
     with orthonormal rows, then right^T (r, q), whose rows are as long as the singular values; sizes[order] are their
-    squares.
+    squares. rows: room for 2 k padded(k) numbers.
     """
     orthonormalize(left, 0, k, p, first)
     orthonormalize(right, 0, k, q, second)
+    width = padded(k)
+    rows[: 2 * k * width] = 0.0
     for a in range(k):
+        rows[(2 * a + 1) * width + a] = 1.0
         for b in range(k):
-            s = core.dtype.type(0)
+            s = rows.dtype.type(0)
             for c in range(max(a, b), k):
                 s += first[a, c] * np.conj(second[b, c])
-            core[a, b] = s
-    diagonalize(core, turn, k)
+            rows[2 * a * width + b] = s
+    diagonalize(rows, k, width, sizes)
     for a in range(k):
-        sizes[a] = squared(core[a], k)
+        at = 2 * a * width
+        sizes[a] = squared(rows[at : at + width], width)
         order[a] = a
     for a in range(1, k):  # by falling singular values
         here, b = order[a], a
@@ -260,13 +273,11 @@ def recompress(left, right, k, p, q, allowed, out, start, core, first, second, t
     for j in range(uint64(start), uint64(start + rank * (p + q))):
         out[j] = 0.0
     for r in range(rank):
-        source = order[r]
-        for a in range(k):
-            turn[source, a], core[source, a] = np.conj(turn[source, a]), np.conj(core[source, a])
-        columns_times(left, uint64(0), uint64(k), uint64(p), turn[source], uint64(0), out, uint64(start + r * p))
-        columns_times(
-            right, uint64(0), uint64(k), uint64(q), core[source], uint64(0), out, uint64(start + rank * p + r * q)
-        )
+        at = 2 * order[r] * width
+        for j in range(at, at + 2 * width):
+            rows[j] = np.conj(rows[j])
+        columns_times(left, uint64(0), uint64(k), uint64(p), rows, uint64(at + width), out, uint64(start + r * p))
+        columns_times(right, uint64(0), uint64(k), uint64(q), rows, uint64(at), out, uint64(start + rank * p + r * q))
     return rank
 
 
@@ -289,9 +300,7 @@ def compress_blocks(
     left, right = np.empty(limit * p_max), np.empty(limit * q_max)
     line, other, work = np.empty(longest), np.empty(longest), np.empty(2 * longest)
     weights, sizes, used = np.empty(limit), np.empty(limit), np.empty(p_max, dtype=np.bool_)
-    core, one, two, turn = (
-        np.empty((limit, limit)), np.empty((limit, limit)), np.empty((limit, limit)), np.empty((limit, limit)),
-    )  # fmt: skip
+    core, one, two = np.empty(2 * limit * padded(limit)), np.empty((limit, limit)), np.empty((limit, limit))
     order = np.empty(limit, dtype=np.int64)
     for b in range(first, last):
         top, p, side, q = blocks[b]
@@ -305,9 +314,7 @@ def compress_blocks(
         if cursor + k * (p + q) > len(out):
             return b, cursor
         starts[b] = cursor
-        ranks[b] = recompress(
-            left, right, k, p, q, CUT_SHARE * tails[b], out, cursor, core, one, two, turn, sizes, order
-        )
+        ranks[b] = recompress(left, right, k, p, q, CUT_SHARE * tails[b], out, cursor, core, one, two, sizes, order)
         cursor += ranks[b] * (p + q)
     return last, cursor
 

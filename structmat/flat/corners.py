@@ -17,6 +17,7 @@ from ..tree import ClusterTree
 # clusters at a smaller distance for their size touch
 APART = StrongAdmissibility(eta=8.0)
 FEWEST, MOST = 32, 192
+_AT_ONCE = 1 << 18  # points of one batch: few enough to stay in the cache
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,13 @@ def corners(row_tree: ClusterTree, col_tree: ClusterTree, level: int, places: In
     if not len(places):
         return Corners(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), bounds)
     touching = np.flatnonzero(~APART(row_tree, col_tree, level, places[:, 0], places[:, 1]))
-    found: list[list[IntArray]] = [[], []]
-    for b in touching:
-        for side, (own, other) in enumerate(((row_tree, col_tree), (col_tree, row_tree))):
-            close = _closest(own, other, level, int(places[b, side]), int(places[b, 1 - side]))
-            found[side].append(close)
-    for side in range(2):
-        lengths = np.array([len(a) for a in found[side]], dtype=np.int64)
+    found = []
+    for side, (own, other) in enumerate(((row_tree, col_tree), (col_tree, row_tree))):
+        close, lengths = _closest(own, other, level, places[touching, side], places[touching, 1 - side])
         stops = lengths.cumsum()
         bounds[touching, 2 * side], bounds[touching, 2 * side + 1] = stops - lengths, stops
-    empty = np.zeros(0, dtype=np.int64)
-    rows, cols = (np.concatenate([empty, *a]) for a in found)
-    return Corners(rows, cols, bounds)
+        found.append(close)
+    return Corners(found[0], found[1], bounds)
 
 
 def joined(levels: list[Corners]) -> Corners:
@@ -66,14 +62,41 @@ def joined(levels: list[Corners]) -> Corners:
     return Corners(rows, cols, np.concatenate(bounds))
 
 
-def _closest(own: ClusterTree, other: ClusterTree, level: int, node: int, across: int) -> IntArray:
-    """Positions within a node that are closest to the box of another one: more where a face is shared, not a point."""
-    first, last = int(own.starts(level)[node]), int(own.stops(level)[node])
-    points: NumpyArray = own.coordinates[first:last]
-    low, high = (corner[across] for corner in other.boxes[level])
-    dimension = points.shape[1]
-    count = min(len(points), MOST, max(FEWEST, int(2.0 * len(points) ** (1.0 - 1.0 / dimension))))
-    gap = np.maximum(0.0, np.maximum(low - points, points - high))
-    distance = (gap * gap).sum(axis=1)
-    count = max(count, min(MOST, int((distance == 0.0).sum())))  # boxes that overlap
-    return np.arange(count) if count == len(points) else np.argpartition(distance, count)[:count]
+def _closest(
+    own: ClusterTree, other: ClusterTree, level: int, nodes: IntArray, across: IntArray
+) -> tuple[IntArray, IntArray]:
+    """Positions within nodes that are closest to the box of other ones, node after node; and how many of each node.
+
+    Nodes of one size are looked at together: there are at most two sizes on a level.
+    """
+    starts, sizes = own.starts(level)[nodes], own.sizes(level)[nodes]
+    lows, highs = (corner[across] for corner in other.boxes[level])  # (nb, d)
+    lengths = np.zeros(len(nodes), dtype=np.int64)
+    found: list[IntArray] = [np.zeros(0, dtype=np.int64)] * len(nodes)
+    for size in np.unique(sizes).tolist():
+        group = np.flatnonzero(sizes == size)
+        for part in np.split(group, np.arange(_AT_ONCE // size + 1, len(group), _AT_ONCE // size + 1)):
+            points = own.coordinates[starts[part, None] + np.arange(size)]  # (np, size, d)
+            gap = np.maximum(0.0, np.maximum(lows[part, None] - points, points - highs[part, None]))
+            distance = np.square(gap).sum(axis=2)
+            counts = _how_many(distance, points.shape[2])
+            for count in np.unique(counts).tolist():
+                rows = np.flatnonzero(counts == count)
+                if count == size:
+                    close = np.broadcast_to(np.arange(size), (len(rows), size))
+                else:
+                    close = np.argpartition(distance[rows], count, axis=1)[:, :count]
+                lengths[part[rows]] = count
+                for position, block in zip(part[rows].tolist(), close, strict=True):
+                    found[position] = block
+    return np.concatenate([np.zeros(0, dtype=np.int64), *found]), lengths
+
+
+def _how_many(distance: NumpyArray, dimension: int) -> IntArray:
+    """How many points of each node to look at, from their squared distances (nb, size).
+
+    More where a face is shared, not a point; and all that lie in the other box, up to a limit, where boxes overlap.
+    """
+    size = distance.shape[1]
+    count = min(size, MOST, max(FEWEST, int(2.0 * size ** (1.0 - 1.0 / dimension))))
+    return np.maximum(count, np.minimum(MOST, np.count_nonzero(distance == 0.0, axis=1)))

@@ -1,0 +1,145 @@
+"""Pairs, data sets, the registry."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import pytest
+
+from structmat import NonFiniteError, ShapeError
+from structmat_nn import data
+from structmat_nn.data import DataSet, Pairs
+
+LIGHT = ("poisson1d", "poisson1d-neumann")
+
+
+def content_hash(dataset):
+    digest = hashlib.sha256()
+    for pairs in (dataset.train, dataset.validation, *dataset.tests.values()):
+        digest.update(pairs.inputs.tobytes())
+        digest.update(pairs.outputs.tobytes())
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_the_seed_decides_every_number(name):
+    first = data.load(name, samples=4, seed=1, size=32, cache=False)
+    assert content_hash(first) == content_hash(data.load(name, samples=4, seed=1, size=32, cache=False))
+    assert content_hash(first) != content_hash(data.load(name, samples=4, seed=2, size=32, cache=False))
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_parts_are_drawn_apart(name):
+    dataset = data.load(name, samples=6, size=32, cache=False)
+    parts = [dataset.train, dataset.validation, *dataset.tests.values()]
+    for k, one in enumerate(parts):
+        for other in parts[:k]:
+            assert abs(one.inputs[0] - other.inputs[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_every_data_set_has_three_test_sets_and_fits_its_grid(name):
+    dataset = data.load(name, samples=5, size=32, cache=False)
+    assert set(data.TEST_SETS) <= set(dataset.tests)
+    assert dataset.size == (32,)
+    assert dataset.name == name
+    assert dataset.train.inputs.dtype == np.float64
+
+
+def test_more_samples_begin_with_the_same_ones():
+    few = data.load("poisson1d", samples={"train": 3, "validation": 1}, size=32, cache=False)
+    more = data.load("poisson1d", samples={"train": 7, "validation": 1}, size=32, cache=False)
+    np.testing.assert_array_equal(few.train.inputs, more.train.inputs[:3])
+
+
+def test_take_and_split_are_views_of_the_first_pairs():
+    dataset = data.load("poisson1d", samples=10, size=32, cache=False)
+    smaller = dataset.take(4)
+    assert len(smaller.train) == 4
+    assert np.shares_memory(smaller.train.inputs, dataset.train.inputs)
+    assert smaller.validation is dataset.validation
+    first, second = dataset.split(7)
+    assert (len(first.train), len(second.train)) == (7, 3)
+    np.testing.assert_array_equal(second.train.outputs, dataset.train.outputs[7:])
+
+
+@pytest.mark.parametrize(
+    ("count", "error", "message"),
+    [
+        (0, ValueError, "count must be at least 1"),
+        (11, ValueError, "count must be at most 10"),
+        (1.5, TypeError, "integer"),
+    ],
+)
+def test_take_checks_its_count(count, error, message):
+    with pytest.raises(error, match=message):
+        Pairs(np.ones((10, 4)), np.ones((10, 4))).take(count)
+
+
+def test_one_pair_cannot_be_split():
+    with pytest.raises(ValueError, match="at least 2 pairs"):
+        Pairs(np.ones((1, 4)), np.ones((1, 4))).split(1)
+
+
+def test_pairs_are_checked():
+    good = np.ones((3, 4))
+    with pytest.raises(ShapeError, match="inputs has 3 samples, but outputs has 2"):
+        Pairs(good, good[:2])
+    with pytest.raises(NonFiniteError, match="outputs must be finite"):
+        Pairs(good, np.full((3, 4), np.nan))
+    with pytest.raises(ShapeError, match="inputs must have shape"):
+        Pairs(np.ones((0, 4)), np.ones((0, 4)))
+    with pytest.raises(TypeError, match="real numbers"):
+        Pairs(good + 1j, good)
+
+
+def test_data_sets_are_frozen_and_checked():
+    pairs = Pairs(np.ones((3, 4)), np.ones((3, 4)))
+    tests = dict.fromkeys(data.TEST_SETS, pairs)
+    grid = (np.arange(4.0),)
+    dataset = DataSet("mine", pairs, pairs, tests, grid)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        dataset.name = "other"
+    with pytest.raises(ShapeError, match="no 'white noise'"):
+        DataSet("mine", pairs, pairs, {"in span": pairs, "out of span": pairs}, grid)
+    with pytest.raises(ShapeError, match=r"inputs of 'train' have samples of shape \(4,\)"):
+        DataSet("mine", pairs, pairs, tests, (np.arange(5.0),))
+    with pytest.raises(ShapeError, match="2 channels"):
+        DataSet("mine", pairs, pairs, tests, grid, channels=(2, 1))
+    with pytest.raises(ShapeError, match="mask has shape"):
+        DataSet("mine", pairs, pairs, tests, grid, mask=np.ones(3, dtype=bool))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"name": "poisson9d"}, ValueError, "there is no data set 'poisson9d'; the data sets are"),
+        ({"colour": "red"}, ValueError, "has no setting 'colour'; its settings are refinement"),
+        ({"samples": {"training": 3}}, ValueError, "samples names 'training', but the parts are train"),
+        ({"samples": 0}, ValueError, "samples must be at least 1"),
+        ({"size": (32, 32)}, ValueError, "size must be an integer or 1 integers"),
+        ({"size": 2}, ValueError, "size must be at least 4"),
+        ({"seed": -1}, ValueError, "seed must be at least 0"),
+        ({"refinement": 0}, ValueError, "refinement must be an integer >= 1"),
+        ({"refinement": float("nan")}, TypeError, "settings must be finite"),
+        ({"boundary": (1.0,)}, ValueError, "boundary must be None"),
+        ({"train_on": "noise"}, ValueError, "train_on must be"),
+    ],
+)
+def test_load_names_what_is_wrong(arguments, error, message):
+    with pytest.raises(error, match=message):
+        data.load(**{"name": "poisson1d", "samples": 2, "size": 32, "cache": False, **arguments})
+
+
+def test_settings_and_seed_are_kept_in_the_data_set():
+    dataset = data.load("poisson1d", samples=2, size=32, seed=5, cache=False, boundary=(0.5, np.float64(1.0)))
+    assert dataset.settings["boundary"] == [0.5, 1.0]
+    assert dataset.settings["seed"] == 5
+    assert dataset.settings["refinement"] == 4
+
+
+def test_progress_is_shown_only_when_asked_for(capsys):
+    data.load("poisson1d", samples=2, size=32, cache=False)
+    assert capsys.readouterr().err == ""
+    data.load("poisson1d", samples=2, size=32, cache=False, progress=True)
+    assert "samples of poisson1d" in capsys.readouterr().err
