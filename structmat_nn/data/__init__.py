@@ -3,12 +3,18 @@
 from .cache import CacheWarning, cache_directory
 from .dataset import TEST_SETS, DataSet, Pairs, Recipe
 from .loading import load, names, recipe
+from .normalise import NORMALISERS, IdentityNormaliser, MaximumNormaliser, MeanStandardNormaliser, Normaliser
 from .poisson1d import lift_dirichlet
 
 __all__ = [
+    "NORMALISERS",
     "TEST_SETS",
     "CacheWarning",
     "DataSet",
+    "IdentityNormaliser",
+    "MaximumNormaliser",
+    "MeanStandardNormaliser",
+    "Normaliser",
     "Pairs",
     "Recipe",
     "cache_directory",
