@@ -125,6 +125,20 @@ def test_double_precision_agrees_with_single(model):
     torch.testing.assert_close(single.double()(x), outputs, rtol=1e-3, atol=1e-4)
 
 
+@models
+def test_autocast_to_bfloat16_stays_close(model):
+    network = small(model, 2)
+    x = torch.randn(3, *shape(2, 1))
+    exact = network(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = network(x)
+        outputs.float().square().sum().backward()
+
+    assert (outputs.float() - exact).abs().max() < 0.1 * exact.abs().max()
+    assert all(p.grad is None or p.grad.dtype == p.dtype for p in network.parameters())
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+
+
 def test_fno_refuses_double_precision():
     with pytest.raises(TypeError, match=r"dtype must be torch.float32: neuraloperator holds spectra in complex64"):
         small(FNO, dtype=torch.float64)
