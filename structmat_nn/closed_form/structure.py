@@ -42,9 +42,7 @@ class Structure:
         return samples_needed(self.leaf_size, self.rank, self.row_tree.depth)
 
 
-def structure_for(
-    shape: tuple[int, int], count: int, rank: int, leaf_size: int | None, tree: TreeLike
-) -> Structure:
+def structure_for(shape: tuple[int, int], count: int, rank: int, leaf_size: int | None, tree: TreeLike) -> Structure:
     """The trees as given; or leaves of at least twice the rank, larger ones only where the samples allow."""
     if tree is None and leaf_size is None:
         leaf_size = max(COMFORTABLE_LEAF, 2 * rank)
@@ -88,9 +86,7 @@ def _first(pair: tuple[float, Structure]) -> float:
     return pair[0]
 
 
-def _candidates(
-    shape: tuple[int, int], count: int, leaf_size: int | None, tree: TreeLike
-) -> Iterator[Structure]:
+def _candidates(shape: tuple[int, int], count: int, leaf_size: int | None, tree: TreeLike) -> Iterator[Structure]:
     for rank in RANKS:
         structure = structure_for(shape, count, rank, leaf_size, tree)
         if structure.needed + 1 > count or (rank > structure.leaf_size and rank > 1):
