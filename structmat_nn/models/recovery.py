@@ -67,9 +67,9 @@ class ClosedFormRecovery(FittedModel):
         super().__init__(size, in_channels=in_channels, out_channels=out_channels)
         if self.dimension > 1:
             raise ShapeError(
-                f"closed-form recovery works on grids of one dimension, but size={self.size}: in more, the off-diagonal "
-                "blocks of an operator have ranks that grow with the grid, and recovery needs more samples than these "
-                "ranks; take LeastSquares, or a model that is trained"
+                f"closed-form recovery works on grids of one dimension, but size={self.size}: in more, the "
+                "off-diagonal blocks of an operator have ranks that grow with the grid, and recovery needs more "
+                "samples than these; take LeastSquares, or a model that is trained"
             )
         if (self.in_channels, self.out_channels) != (1, 1):
             raise ShapeError(

@@ -22,8 +22,9 @@ from structmat_nn.models import (
 )
 
 from ..test_import import ModuleHider
-from .baselines import BY_GRADIENT, IN_DOUBLE, SIZES, SMALL, fitted, shape, small
+from .baselines import BY_GRADIENT, IN_DOUBLE, SIZES, SMALL, fitted, needs_neuraloperator, shape, small
 
+pytestmark = needs_neuraloperator
 models = pytest.mark.parametrize("model", BY_GRADIENT, ids=lambda model: model.__name__)
 
 
