@@ -275,7 +275,9 @@ class NeuralHSS(GridModel):
 def _activations(activation: Any, depth: int, projected: bool) -> list[nn.Module]:
     if isinstance(activation, str):
         if activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)} or callable, but it is {activation!r}")
+            raise ValueError(
+                f"activation must be one of {', '.join(ACTIVATIONS)} or callable, but it is {activation!r}"
+            )
         activation = ACTIVATIONS[activation]
     if not callable(activation):
         raise TypeError(f"activation must be a name or a function that returns a module, but it is {activation!r}")
