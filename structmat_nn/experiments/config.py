@@ -70,7 +70,7 @@ class _Section:
     required: tuple[str, ...] = ()
 
 
-NORMALISATIONS = ("maximum", "mean-std", "none")
+NORMALISATIONS = ("maximum", "mean-standard", "identity")
 _SIZE = _Either((_Integer(4), _List(_Integer(4))), "an integer or a list of integers")
 _DATA = {
     "name": _Text(),
@@ -208,6 +208,16 @@ class Experiment:
     def title(self) -> str:
         """What the experiment is, in one line."""
         return str(self.content["title"])
+
+    @property
+    def source(self) -> str:
+        """Where its settings come from."""
+        return str(self.content["source"])
+
+    @property
+    def note(self) -> str:
+        """What a reader of its table must know."""
+        return str(self.content.get("note", ""))
 
     @property
     def models(self) -> tuple[str, ...]:

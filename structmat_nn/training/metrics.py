@@ -183,22 +183,10 @@ def evaluate(operator: LearnedOperator, dataset: DataSet) -> dict[str, dict[str,
         prediction = exact.predict(pairs.inputs)
         scores[name] = _scores(prediction, pairs.outputs, dataset.mask)
     if dataset.trajectories is not None:
-        frames = rollout_frames(dataset)  # (samples, steps + 1, ...)
+        frames = np.asarray(dataset.trajectories)  # (samples, steps + 1, ...), one step of the operator apart
         prediction = exact.rollout(frames[:, 0], frames.shape[1] - 1)
         scores["rollout"] = _rollout_scores(prediction, frames[:, 1:], dataset.mask)
     return scores
-
-
-def rollout_frames(dataset: DataSet) -> NumpyArray:
-    """The stored trajectories at the spacing of the pairs, (samples, steps + 1, ...).
-
-    Heat and Burgers store states every 0.2 and learn steps of 0.8: `settings["stride"]` says how many stored states
-    lie between an input and its output.
-    """
-    if dataset.trajectories is None:
-        raise ValueError(f"the data set {dataset.name!r} has no trajectories, and so no roll-out")
-    stride = int(dataset.settings.get("stride", 1))
-    return np.asarray(dataset.trajectories)[:, ::stride]
 
 
 def _scores(prediction: NumpyArray, target: NumpyArray, mask: NumpyArray | None) -> dict[str, float]:
