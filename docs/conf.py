@@ -46,6 +46,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"/plot_",
     "abort_on_example_error": True,
+    "parallel": 2,  # examples run two at a time, each in a process of its own
     "download_all_examples": False,
     "show_signature": False,
     "min_reported_time": 5,

@@ -24,6 +24,14 @@ __all__ = ["load", "names", "recipe"]
 # Where the recipe of each data set lives; a module is imported when its data set is asked for.
 _RECIPES = {
     "poisson1d": ("poisson1d", "POISSON_1D"),
+    "helmholtz2d": ("helmholtz", "HELMHOLTZ_2D"),
+    "helmholtz2d-indefinite": ("helmholtz", "HELMHOLTZ_2D_INDEFINITE"),
+    "poisson2d": ("poisson2d", "POISSON_2D"),
+    "poisson2d-lshape": ("poisson2d", "POISSON_2D_LSHAPE"),
+    "poisson2d-mixed": ("poisson2d", "POISSON_2D_MIXED"),
+    "poisson3d": ("poisson3d", "POISSON_3D"),
+    "gray-scott": ("gray_scott", "GRAY_SCOTT"),
+    "navier-stokes": ("navier_stokes", "NAVIER_STOKES"),
     "poisson1d-neumann": ("poisson1d", "POISSON_1D_NEUMANN"),
 }
 
