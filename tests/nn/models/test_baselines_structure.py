@@ -88,8 +88,14 @@ def test_green_learning_is_the_quadrature_of_its_kernel():
 def test_green_learning_piece_by_piece_gives_the_same_values_and_gradients():
     x = torch.randn(3, 30, dtype=torch.float64)
     results = []
-    for pairs_at_once in (10**6, 7 * 30, 1):
-        network = GreenLearning(30, width=8, depth=2, pairs_at_once=pairs_at_once, seed=0, dtype=torch.float64)
+    for options in (
+        {},
+        {"pairs_at_once": 7 * 30},
+        {"pairs_at_once": 1},
+        {"pairs_at_once": 7 * 30, "recompute_above": 0},
+    ):
+        network = GreenLearning(30, width=8, depth=2, **options, seed=0, dtype=torch.float64)
+        assert network.recompute == ("recompute_above" in options)
         outputs = network(x)
         outputs.square().sum().backward()
         results.append([outputs.detach(), network.green_function().detach(), *(p.grad for p in network.parameters())])
