@@ -267,7 +267,9 @@ class Experiment:
         if not reduced:
             return self.content
         if "reduced" not in self.content:
-            raise ConfigError(f"{self.where}: there is no section 'reduced'; run the experiment in full or with a budget")
+            raise ConfigError(
+                f"{self.where}: there is no section 'reduced'; run the experiment in full or with a budget"
+            )
         return merge(self.content, self.content["reduced"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -219,16 +220,22 @@ def run_case(
         "failed": None, "metrics": {}, "validation": {}, "chosen_stage": None, "stage_seconds": {}, "history": [],
         **circumstances(),
     }  # fmt: skip
+    from ..models import count_parameters
+
     dataset = _data_set(case)
     model, specification = build_model(case, dataset, seed)
-    result["parameters"] = sum(p.numel() * (2 if p.is_complex() else 1) for p in model.parameters())
     folder = None if logs is None else logs / case.experiment / f"{case.model}-{case.variant}-seed{seed}"
-    try:
-        trained = _train(case, model, dataset, seed, specification, budget, fill, folder, progress, hardware or {})
-    except StructmatError as error:
-        result["failed"] = f"{type(error).__name__}: {error}"
-        return result
-    return {**result, **_measured(trained, dataset)}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            trained = _train(case, model, dataset, seed, specification, budget, fill, folder, progress, hardware or {})
+        except StructmatError as error:
+            result["failed"] = f"{type(error).__name__}: {error}"
+        else:
+            result |= _measured(trained, dataset)
+    result["parameters"] = count_parameters(model)  # what a fit has determined counts too
+    result["warnings"] = list(dict.fromkeys(f"{w.category.__name__}: {w.message}" for w in caught))
+    return result
 
 
 def build_model(case: Case, dataset: DataSet, seed: int) -> tuple[torch.nn.Module, dict[str, Any]]:
@@ -313,4 +320,5 @@ def _measured(trained: TrainingResult, dataset: DataSet) -> dict[str, Any]:
         "validation": {stage.name: stage.validation_error for stage in trained.stages},
         "stage_seconds": {stage.name: stage.seconds for stage in trained.stages},
         "chosen_stage": chosen.name, "history": trained.history,
+        "evaluated_in": {stage.name: str(stage.operator.best_precision).removeprefix("torch.") for stage in trained.stages},
     }  # fmt: skip

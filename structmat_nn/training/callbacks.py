@@ -64,7 +64,11 @@ class Course(pl.Callback):
     ) -> None:
         self.validate, self.interval, self.fingerprint = validate, interval, fingerprint
         self.budget, self.fill = budget, fill
-        self.checkpoint, self.checkpoint_seconds, self.checkpoint_steps = checkpoint, checkpoint_seconds, checkpoint_steps
+        self.checkpoint, self.checkpoint_seconds, self.checkpoint_steps = (
+            checkpoint,
+            checkpoint_seconds,
+            checkpoint_steps,
+        )
         self.history: list[dict[str, float]] = []
         self.best_error = float("inf")
         self.best_step = 0

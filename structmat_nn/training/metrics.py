@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from structmat import ShapeError
 from structmat._check import finite
@@ -153,7 +154,8 @@ def evaluate(operator: LearnedOperator, dataset: DataSet) -> dict[str, dict[str,
     Parameters
     ----------
     operator : LearnedOperator
-        It is copied, and its parameters are converted to float64: float32 would hide errors below about 1e-6.
+        It is copied, and its parameters are converted to float64: float32 would hide errors below about 1e-6. Models
+        that compute in float32 only (`LearnedOperator.best_precision`) are applied as they are.
     dataset : DataSet
         Its test sets ("in span", "white noise", "out of span"), and its trajectories for a roll-out.
 
@@ -177,7 +179,7 @@ def evaluate(operator: LearnedOperator, dataset: DataSet) -> dict[str, dict[str,
     >>> sorted(scores)
     ['in span', 'out of span', 'white noise']
     """
-    exact = operator.in_double_precision()
+    exact = operator.in_double_precision() if operator.best_precision == torch.float64 else operator
     scores = {}
     for name, pairs in dataset.tests.items():
         prediction = exact.predict(pairs.inputs)
@@ -193,7 +195,10 @@ def _scores(prediction: NumpyArray, target: NumpyArray, mask: NumpyArray | None)
     """Both metrics; infinite where the prediction has overflowed, which is a result and not a wrong input."""
     if not np.isfinite(prediction).all():
         return {"relative_l2": float("inf"), "trajectory_l2": float("inf")}
-    return {"relative_l2": relative_l2(prediction, target, mask), "trajectory_l2": trajectory_l2(prediction, target, mask)}
+    return {
+        "relative_l2": relative_l2(prediction, target, mask),
+        "trajectory_l2": trajectory_l2(prediction, target, mask),
+    }
 
 
 def _rollout_scores(prediction: NumpyArray, target: NumpyArray, mask: NumpyArray | None) -> dict[str, float]:

@@ -20,7 +20,6 @@ from torch import Tensor
 from .schedule import CosineSchedule
 from .settings import TrainingSettings
 
-
 # Lightning's own work on a batch takes longer than small steps do, so one batch of Lightning holds steps for this time.
 _SECONDS_A_BATCH = 0.05
 

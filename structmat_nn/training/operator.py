@@ -85,8 +85,21 @@ class LearnedOperator(nn.Module):
         """Where the parameters are; the CPU where there are none."""
         return next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
 
+    @property
+    def best_precision(self) -> torch.dtype:
+        """The precision that errors are measured in: float64, unless the model says that it computes in float32 only."""
+        return torch.float32 if getattr(self.model, "single_precision_only", False) else torch.float64
+
     def in_double_precision(self) -> LearnedOperator:
-        """A copy with parameters in float64 (and complex128), to measure errors that float32 would hide."""
+        """A copy with parameters in float64 (and complex128), to measure errors that float32 would hide.
+
+        Raises
+        ------
+        TypeError
+            If the model computes in float32 only.
+        """
+        if self.best_precision != torch.float64:
+            raise TypeError(f"{type(self.model).__name__} computes in float32 only, so it has no form in float64")
         result = copy.deepcopy(self)
         with_precision(result.model, torch.float64)
         return result

@@ -380,9 +380,7 @@ def _slopes(model: nn.Module) -> list[Tensor]:
     return [p for part in model.modules() if isinstance(part, LearnableLeakyReLU) for p in part.parameters()]
 
 
-def _trainer(
-    settings: TrainingSettings, course: Any, folder: Path | None, hardware: dict[str, Any]
-) -> Any:
+def _trainer(settings: TrainingSettings, course: Any, folder: Path | None, hardware: dict[str, Any]) -> Any:
     import lightning.pytorch as pl
 
     precision = {"32": "32-true", "64": "64-true"}.get(settings.precision, settings.precision)
