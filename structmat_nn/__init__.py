@@ -22,8 +22,12 @@ from structmat import __version__
 
 # Where each public name lives; a name is imported when it is first asked for, so that layers do not wait for Lightning.
 _LAZY: dict[str, str] = {
+    "HODLRLinear": ".layers.hodlr",
     "HSSLinear": ".layers.hss",
+    "LearnableLeakyReLU": ".layers.activation",
+    "LowRankLinear": ".layers.lowrank",
     "hss_parameter_count": ".layers.hss",
+    "parameter_groups": ".layers.parameters",
     "StructuredLinear": ".layers.structured",
     "FitResult": ".closed_form.fit",
     "IdentifiabilityReport": ".closed_form.identify",
