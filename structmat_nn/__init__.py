@@ -24,6 +24,10 @@ from structmat import __version__
 _LAZY: dict[str, str] = {
     "HODLRLinear": ".layers.hodlr",
     "HSSLinear": ".layers.hss",
+    "HSSTensorLinear": ".layers.tensor",
+    "KroneckerSum": ".layers.kronecker",
+    "LowRankTensorMap": ".layers.tensor_map",
+    "NeuralHSS": ".models.neural_hss",
     "LearnableLeakyReLU": ".layers.activation",
     "LowRankLinear": ".layers.lowrank",
     "hss_parameter_count": ".layers.hss",
