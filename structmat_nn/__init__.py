@@ -48,6 +48,13 @@ _LAZY: dict[str, str] = {
     "Small": ".closed_form.priors",
     "Smooth": ".closed_form.priors",
     "fit": ".closed_form.fit",
+    "LearnedOperator": ".training.operator",
+    "TrainingResult": ".training.train",
+    "LBFGS": ".training.final_stages",
+    "LastLayer": ".training.final_stages",
+    "train": ".training.train",
+    "relative_l2": ".training.metrics",
+    "trajectory_l2": ".training.metrics",
 }
 _LAZY_MODULES = ("closed_form", "data", "experiments", "layers", "models", "training")
 
