@@ -15,5 +15,7 @@ os.environ["STRUCTMAT_DATA"] = data_folder.name
 collect_ignore_glob = []
 if importlib.util.find_spec("torch") is None:
     collect_ignore_glob.append("structmat_nn/*")
+if importlib.util.find_spec("neuralop") is None:
+    collect_ignore_glob.extend(["structmat_nn/models/fno.py", "docs/nn/baselines.rst"])
 if importlib.util.find_spec("cupy") is None:
     collect_ignore_glob.extend(str(path) for path in Path(__file__).parent.glob("structmat/engine/gpu*.py"))

@@ -102,7 +102,7 @@ class DataSet:
         Drawn from the same law with different seeds.
     tests : dict of str to Pairs
         ``"in span"`` (the law of the published training inputs), ``"white noise"`` and ``"out of span"`` (other modes
-        and Gaussian random fields in turns).
+        and Gaussian random fields in turns). Recorded data have the first only: nobody can solve for other inputs.
     grid : tuple of 1-D ndarrays
         The coordinates of the points, one array for each axis of the size.
     settings : dict
@@ -121,7 +121,7 @@ class DataSet:
     Raises
     ------
     ShapeError
-        If pairs do not have the shape that `grid` and `channels` ask for, or a test set is missing.
+        If pairs do not have the shape that `grid` and `channels` ask for, or the test set ``"in span"`` is missing.
 
     Notes
     -----
@@ -151,9 +151,11 @@ class DataSet:
     adjoint: Pairs | None = None
 
     def __post_init__(self) -> None:
-        missing = [test for test in TEST_SETS if test not in self.tests]
-        if missing:
-            raise ShapeError(f"tests has no {missing[0]!r}; a data set has the test sets {', '.join(TEST_SETS)}")
+        if "in span" not in self.tests:
+            raise ShapeError(
+                f"tests has no 'in span' (it has {', '.join(self.tests) or 'none'}); "
+                f"a data set has the test sets {', '.join(TEST_SETS)}, recorded data at least the first"
+            )
         parts = {"train": self.train, "validation": self.validation, **self.tests}
         if self.adjoint is not None:
             parts["adjoint"] = Pairs(self.adjoint.outputs, self.adjoint.inputs)  # the transpose maps outputs to inputs
