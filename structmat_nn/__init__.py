@@ -26,6 +26,7 @@ _LAZY: dict[str, str] = {
     "hss_parameter_count": ".layers.hss",
     "StructuredLinear": ".layers.structured",
     "FitResult": ".closed_form.fit",
+    "HSSOperatorRegressor": ".closed_form.regressor",
     "IdentifiabilityReport": ".closed_form.identify",
     "IdentifiabilityWarning": ".closed_form.identify",
     "Near": ".closed_form.priors",
