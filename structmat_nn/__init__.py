@@ -22,9 +22,25 @@ from structmat import __version__
 
 # Where each public name lives; a name is imported when it is first asked for, so that layers do not wait for Lightning.
 _LAZY: dict[str, str] = {
+    "HODLRLinear": ".layers.hodlr",
     "HSSLinear": ".layers.hss",
+    "HSSTensorLinear": ".layers.tensor",
+    "KroneckerSum": ".layers.kronecker",
+    "LowRankTensorMap": ".layers.tensor_map",
+    "NeuralHSS": ".models.neural_hss",
+    "LearnableLeakyReLU": ".layers.activation",
+    "LowRankLinear": ".layers.lowrank",
     "hss_parameter_count": ".layers.hss",
+    "parameter_groups": ".layers.parameters",
     "StructuredLinear": ".layers.structured",
+    "ClosedFormRecovery": ".models.recovery",
+    "DeepONet": ".models.deeponet",
+    "FNO": ".models.fno",
+    "FactFormer": ".models.factformer",
+    "GreenLearning": ".models.green_learning",
+    "LeastSquares": ".models.least_squares",
+    "ResNet": ".models.resnet",
+    "Transolver": ".models.transolver",
     "FitResult": ".closed_form.fit",
     "HSSOperatorRegressor": ".closed_form.regressor",
     "IdentifiabilityReport": ".closed_form.identify",
@@ -33,6 +49,13 @@ _LAZY: dict[str, str] = {
     "Small": ".closed_form.priors",
     "Smooth": ".closed_form.priors",
     "fit": ".closed_form.fit",
+    "LearnedOperator": ".training.operator",
+    "TrainingResult": ".training.train",
+    "LBFGS": ".training.final_stages",
+    "LastLayer": ".training.final_stages",
+    "train": ".training.train",
+    "relative_l2": ".training.metrics",
+    "trajectory_l2": ".training.metrics",
 }
 _LAZY_MODULES = ("closed_form", "data", "experiments", "layers", "models", "training")
 
