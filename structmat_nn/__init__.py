@@ -42,6 +42,7 @@ _LAZY: dict[str, str] = {
     "ResNet": ".models.resnet",
     "Transolver": ".models.transolver",
     "FitResult": ".closed_form.fit",
+    "HSSOperatorRegressor": ".closed_form.regressor",
     "IdentifiabilityReport": ".closed_form.identify",
     "IdentifiabilityWarning": ".closed_form.identify",
     "Near": ".closed_form.priors",
