@@ -24,6 +24,10 @@ from structmat import __version__
 _LAZY: dict[str, str] = {
     "HODLRLinear": ".layers.hodlr",
     "HSSLinear": ".layers.hss",
+    "HSSTensorLinear": ".layers.tensor",
+    "KroneckerSum": ".layers.kronecker",
+    "LowRankTensorMap": ".layers.tensor_map",
+    "NeuralHSS": ".models.neural_hss",
     "LearnableLeakyReLU": ".layers.activation",
     "LowRankLinear": ".layers.lowrank",
     "hss_parameter_count": ".layers.hss",
@@ -44,6 +48,13 @@ _LAZY: dict[str, str] = {
     "Small": ".closed_form.priors",
     "Smooth": ".closed_form.priors",
     "fit": ".closed_form.fit",
+    "LearnedOperator": ".training.operator",
+    "TrainingResult": ".training.train",
+    "LBFGS": ".training.final_stages",
+    "LastLayer": ".training.final_stages",
+    "train": ".training.train",
+    "relative_l2": ".training.metrics",
+    "trajectory_l2": ".training.metrics",
 }
 _LAZY_MODULES = ("closed_form", "data", "experiments", "layers", "models", "training")
 

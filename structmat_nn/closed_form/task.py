@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+
 from structmat import HSSMatrix, StructureWarning, SymmetryError, TooFewSamplesError
 from structmat._inputs import TreeLike
 from structmat._typing import NumpyArray
@@ -73,8 +74,8 @@ class Task:
         if self.dimension == self.observed.shape[1]:
             return self._by_least_squares()
         raise TooFewSamplesError(
-            f"{self._why_not_hermitian(symmetric)}, and outputs alone leave such an operator open: record adjoint samples "
-            "(adjoint_inputs, adjoint_outputs), or inputs that span all "
+            f"{self._why_not_hermitian(symmetric)}, and outputs alone leave such an operator open: record adjoint "
+            "samples (adjoint_inputs, adjoint_outputs), or inputs that span all "
             f"{self.observed.shape[1]} dimensions (these span {self.dimension}), or pass a prior"
         )
 
@@ -85,8 +86,8 @@ class Task:
         if symmetric is False:
             return "the operator is not Hermitian (symmetric=False)"
         return (
-            f"the samples are not those of a Hermitian operator (F^H U differs from its adjoint by {self.gap:.1e}; if that "
-            "is noise, say so: noise=)"
+            f"the samples are not those of a Hermitian operator (F^H U differs from its adjoint by {self.gap:.1e}; if "
+            "that is noise, say so: noise=)"
         )
 
     def is_symmetric(self, wanted: bool | None) -> bool:

@@ -14,10 +14,12 @@ from .fno import FNO
 from .green_learning import GreenLearning
 from .least_squares import LeastSquares
 from .recovery import ClosedFormRecovery
+from .neural_hss import NeuralHSS
 from .resnet import ResNet
 from .transolver import Transolver
 
 MODELS: dict[str, type[torch.nn.Module]] = {
+    "neural-hss": NeuralHSS,
     "fno": FNO,
     "resnet": ResNet,
     "deeponet": DeepONet,
@@ -37,6 +39,7 @@ __all__ = [
     "GreenLearning",
     "GridModel",
     "LeastSquares",
+    "NeuralHSS",
     "ResNet",
     "Transolver",
     "count_parameters",
