@@ -13,6 +13,7 @@ eigenvectors of T, so a discrete sine transform solves the scheme exactly, its r
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy import fft
@@ -65,7 +66,7 @@ def solve_dirichlet(forcing: NumpyArray, dimension: int, *, workers: int = 1) ->
     forcing, n = check_grid_values(forcing, dimension, "forcing")
     symbol = compact_symbol(n, dimension)  # (n-1, ..., n-1)
     axes = tuple(range(-dimension, 0))
-    interior = (..., *(slice(1, None),) * dimension)
+    interior: tuple[Any, ...] = (..., *(slice(1, None),) * dimension)
 
     def solve(chunk: NumpyArray) -> NumpyArray:
         solution = np.zeros_like(chunk)
@@ -81,9 +82,8 @@ def solve_dirichlet(forcing: NumpyArray, dimension: int, *, workers: int = 1) ->
 def compact_symbol(n: int, dimension: int) -> NumpyArray:
     """The eigenvalues of the solution operator in the sine basis, shape (n-1,) * dimension."""
     axis = 2.0 - 2.0 * np.cos(np.pi * np.arange(1, n) / n)  # the eigenvalues of T
-    along = np.meshgrid(*[axis] * dimension, indexing="ij", sparse=True)
-    total = sum(along)
-    squares = sum(a * a for a in along)
+    along = np.stack(np.meshgrid(*[axis] * dimension, indexing="ij"))  # (dimension, n-1, ..., n-1)
+    total, squares = along.sum(axis=0), (along**2).sum(axis=0)
     # sum_{i<j} T_i T_j = ((sum T_i)^2 - sum T_i^2) / 2
     return (1.0 - total / 12.0) / (total - (total * total - squares) / 12.0) / n**2
 

@@ -209,7 +209,7 @@ _SETTINGS: dict[str, Any] = {
     "inverse": False,
     "viscosity": 1e-3,
     "horizon": 1.0,
-    "steps": 100,
+    "steps": 40,
     "amplitude": 1.0,
     "device": None,
     "precision": "float64",

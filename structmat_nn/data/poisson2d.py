@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from .compact import solve_dirichlet
 from .cube_inputs import axis_points, draw_forcing, pairs_by_part
 from .dataset import TEST_SETS, DataSet, Parts, Recipe, Settings, Size
 from .domains2d import LShape, PerforatedSquare
+from .lifting2d import random_boundary
 
 __all__ = ["POISSON_2D", "POISSON_2D_LSHAPE", "POISSON_2D_MIXED"]
 
@@ -68,10 +69,15 @@ def _generate_square(
 ) -> dict[str, NumpyArray]:
     if is_white(part, settings):
         inputs = rng.standard_normal((count, *size))
-        return {"inputs": inputs, "outputs": solve_dirichlet(inputs, 2)}
-    forcing = _sines(part, count, rng, size[0], settings, "dirichlet")
-    refinement = settings["refinement"]
-    return {"inputs": thin(forcing, refinement), "outputs": thin(solve_dirichlet(forcing, 2), refinement)}
+        outputs = solve_dirichlet(inputs, 2)
+    else:
+        forcing = _sines(part, count, rng, size[0], settings, "dirichlet")
+        refinement = settings["refinement"]
+        inputs, outputs = thin(forcing, refinement), thin(solve_dirichlet(forcing, 2), refinement)
+    if settings["boundary"] is None:
+        return {"inputs": inputs, "outputs": outputs}
+    lift = random_boundary(count, size[0], rng)
+    return {"inputs": np.stack([inputs, lift], axis=1), "outputs": outputs + lift}
 
 
 def _generate_l_shape(
@@ -124,8 +130,15 @@ def _assemble(name: str, parts: Parts, size: Size, settings: Settings) -> DataSe
         grid=(axis_points(size[0]),) * 2,
         settings=dict(settings),
         mask=mask,
-        symmetric=mask is None,
+        channels=(1, 1) if settings.get("boundary") is None else (2, 1),
+        symmetric=mask is None if settings.get("boundary") is None else None,
     )
+
+
+def _check_boundary(size: Size, settings: Settings) -> None:
+    check_square(size, settings)
+    if settings["boundary"] not in (None, "random"):
+        raise ValueError(f"boundary must be None or 'random', but it is {settings['boundary']!r}")
 
 
 def _check_mixed(size: Size, settings: Settings) -> None:
@@ -141,13 +154,13 @@ _SQUARE: dict[str, Any] = {"refinement": 2, "half_waves": False, "train_on": "si
 
 POISSON_2D = Recipe(
     name="poisson2d",
-    equation="-Lap u = f on the unit square, u = 0 on its boundary",
+    equation="-Lap u = f on the unit square, u given on its boundary",
     generate=_generate_square,
     assemble=_assemble,
     size=(64, 64),
     samples=_samples(4200, 800),
-    settings=_SQUARE,
-    check=check_square,
+    settings={**_SQUARE, "boundary": None},
+    check=_check_boundary,
 )
 
 POISSON_2D_LSHAPE = Recipe(
@@ -158,7 +171,7 @@ POISSON_2D_LSHAPE = Recipe(
     size=(64, 64),
     samples={**_samples(2250, 250), "adjoint": 250},
     settings=_SQUARE,
-    check=partial(check_square),
+    check=check_square,
 )
 
 POISSON_2D_MIXED = Recipe(

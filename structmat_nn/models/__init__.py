@@ -14,6 +14,7 @@ from .fno import FNO
 from .green_learning import GreenLearning
 from .least_squares import LeastSquares
 from .neural_hss import NeuralHSS
+from .recovery import ClosedFormRecovery
 from .resnet import ResNet
 from .transolver import Transolver
 
@@ -26,11 +27,13 @@ MODELS: dict[str, type[torch.nn.Module]] = {
     "factformer": FactFormer,
     "transolver": Transolver,
     "least-squares": LeastSquares,
+    "closed-form-recovery": ClosedFormRecovery,
 }
 
 __all__ = [
     "FNO",
     "MODELS",
+    "ClosedFormRecovery",
     "DeepONet",
     "FactFormer",
     "GreenLearning",

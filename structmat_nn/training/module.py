@@ -1,8 +1,8 @@
 """The Lightning module: what one step of training is. Only `train` imports it, since Lightning takes seconds to import.
 
 Lightning chooses the hardware, the strategy and the precision, and keeps logs and checkpoints; the steps themselves are
-written out here. The data lie on the device as whole tensors. What a step sees is a function of the seed and of the number of the step,
-so that a run that was killed continues with the very batch that comes next.
+written out here. The data lie on the device as whole tensors. What a step sees is a function of the seed and of the
+number of the step, so that a run that was killed continues with the very batch that comes next.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ class Batches:
         return itertools.count()
 
     def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the number of the step is with the module."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
+        """Take nothing."""
 
 
 class TrainingModule(pl.LightningModule):

@@ -22,8 +22,9 @@ from structmat_nn.models import (
 )
 
 from ..test_import import ModuleHider
-from .baselines import BY_GRADIENT, IN_DOUBLE, SIZES, SMALL, fitted, shape, small
+from .baselines import BY_GRADIENT, IN_DOUBLE, SIZES, SMALL, fitted, needs_neuraloperator, shape, small
 
+pytestmark = needs_neuraloperator
 models = pytest.mark.parametrize("model", BY_GRADIENT, ids=lambda model: model.__name__)
 
 
@@ -123,6 +124,20 @@ def test_double_precision_agrees_with_single(model):
     assert outputs.dtype == torch.float64
     torch.testing.assert_close(single(x.float()).double(), outputs, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(single.double()(x), outputs, rtol=1e-3, atol=1e-4)
+
+
+@models
+def test_autocast_to_bfloat16_stays_close(model):
+    network = small(model, 2)
+    x = torch.randn(3, *shape(2, 1))
+    exact = network(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = network(x)
+        outputs.float().square().sum().backward()
+
+    assert (outputs.float() - exact).abs().max() < 0.1 * exact.abs().max()
+    assert all(p.grad is None or p.grad.dtype == p.dtype for p in network.parameters())
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
 
 
 def test_fno_refuses_double_precision():
