@@ -117,7 +117,7 @@ class TrainingModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Fetch what each step needs, once."""
-        self._optimiser = self.optimizers(use_pl_optimizer=False)
+        self._optimiser: Any = self.optimizers(use_pl_optimizer=False)
         self._scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         # With several processes each batch of Lightning is one step: its wrapper synchronises one backward pass.
         self._alone = self.trainer.world_size == 1

@@ -45,7 +45,7 @@ class LearnedOperator(nn.Module):
     >>> import torch
     >>> from structmat_nn.training import LearnedOperator
     >>> operator = LearnedOperator(torch.nn.Identity(), residual=True)
-    >>> operator.predict(np.ones((3, 8))).sum()
+    >>> operator.predict(np.ones((3, 8))).sum().item()
     48.0
     >>> operator.rollout(np.ones((3, 8)), steps=4)[0, :, 0]
     array([ 2.,  4.,  8., 16.])
