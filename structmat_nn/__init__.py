@@ -52,6 +52,7 @@ _LAZY: dict[str, str] = {
     "DataSet": ".data.dataset",
     "IdentityNormaliser": ".data.normalise",
     "MaximumNormaliser": ".data.normalise",
+    "CentredMaximumNormaliser": ".data.normalise",
     "MeanStandardNormaliser": ".data.normalise",
     "Pairs": ".data.dataset",
     "LearnedOperator": ".training.operator",
