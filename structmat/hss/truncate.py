@@ -9,6 +9,8 @@ Cost O(n k^2). The error is at most the root of the sum of the squares of all th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .._backend import adjoint
@@ -57,17 +59,21 @@ def norm(g: Generators, *, orthonormal: bool = False) -> float:
 
 
 def truncate(
-    g: Generators, *, rtol: float, atol: float = 0.0, max_rank: int | None = None
+    g: Generators, *, rtol: float, atol: float = 0.0, max_rank: int | tuple[Sequence[int], Sequence[int]] | None = None
 ) -> tuple[Generators, float, float]:
-    """Ranks as small as the tolerance allows; also the bound of the absolute error and the norm of the matrix."""
+    """Ranks as small as the tolerance allows; also the bound of the absolute error and the norm of the matrix.
+
+    `max_rank` may be a pair: the largest ranks of the row and of the column bases, by level from level 1.
+    """
     g = orthogonalize(g)
     size = norm(g, orthonormal=True)
     if g.depth == 0:
         return g, 0.0, size
     allowed = max(rtol * size, atol) / np.sqrt(2.0 * g.depth)  # rows and columns, also where one basis is both
-    rows, row_maps, row_square = _cut(g.row_basis, _weights(g), allowed, max_rank)
+    row_caps, col_caps = max_rank if isinstance(max_rank, tuple) else ((max_rank,) * g.depth,) * 2
+    rows, row_maps, row_square = _cut(g.row_basis, _weights(g), allowed, row_caps)
     cols, col_maps, col_square = (
-        (rows, row_maps, row_square) if g.symmetric else _cut(g.col_basis, _weights(g.adjoint()), allowed, max_rank)
+        (rows, row_maps, row_square) if g.symmetric else _cut(g.col_basis, _weights(g.adjoint()), allowed, col_caps)
     )
     couplings = _transformed(g, row_maps, col_maps)
     error = float(np.sqrt(row_square + col_square))
@@ -88,7 +94,7 @@ def _weights(g: Generators) -> list[NumpyArray]:
 
 
 def _cut(
-    basis: NestedBasis, weights: list[NumpyArray], allowed: float, max_rank: int | None
+    basis: NestedBasis, weights: list[NumpyArray], allowed: float, max_rank: Sequence[int | None]
 ) -> tuple[NestedBasis, list[NumpyArray], float]:
     """The truncated basis, for each level the maps from old to new coefficients, and the squared error."""
     arrays, ranks = [], []
@@ -100,7 +106,7 @@ def _cut(
         # the leaf bases are orthonormal: their coefficients suffice
         current = None if leaf else pairs(dense.matmul(maps[-1], halves(basis[level])))
         weighted = np.array(weight) if current is None else dense.matmul(current, weight)
-        x, rank, left_out = truncated_svd(weighted, allowed / np.sqrt(2.0**level), max_rank=max_rank)
+        x, rank, left_out = truncated_svd(weighted, allowed / np.sqrt(2.0**level), max_rank=max_rank[level - 1])
         square += float((left_out**2).sum())
         maps.append(adjoint(x) if current is None else dense.matmul(adjoint(x), current))
         arrays.append(dense.matmul(basis[level], x) if leaf else x)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+
 from structmat import ClusterTree, HSSMatrix, TooFewSamplesError
 from structmat._inputs import TreeLike
 from structmat._typing import NumpyArray
@@ -42,9 +43,7 @@ class Structure:
         return samples_needed(self.leaf_size, self.rank, self.row_tree.depth)
 
 
-def structure_for(
-    shape: tuple[int, int], count: int, rank: int, leaf_size: int | None, tree: TreeLike
-) -> Structure:
+def structure_for(shape: tuple[int, int], count: int, rank: int, leaf_size: int | None, tree: TreeLike) -> Structure:
     """The trees as given; or leaves of at least twice the rank, larger ones only where the samples allow."""
     if tree is None and leaf_size is None:
         leaf_size = max(COMFORTABLE_LEAF, 2 * rank)
@@ -77,8 +76,8 @@ def choose(
             break
     if not found:
         raise TooFewSamplesError(
-            f"rank=None is chosen by samples that are held out, and {count} samples leave too few for that: record more, "
-            "or give rank="
+            f"rank=None is chosen by samples that are held out, and {count} samples leave too few for that: record "
+            "more, or give rank="
         )
     enough = max(1.1 * min(found, key=_first)[0], EXACT)
     return next((structure, residual) for residual, structure in found if residual <= enough)
@@ -88,9 +87,7 @@ def _first(pair: tuple[float, Structure]) -> float:
     return pair[0]
 
 
-def _candidates(
-    shape: tuple[int, int], count: int, leaf_size: int | None, tree: TreeLike
-) -> Iterator[Structure]:
+def _candidates(shape: tuple[int, int], count: int, leaf_size: int | None, tree: TreeLike) -> Iterator[Structure]:
     for rank in RANKS:
         structure = structure_for(shape, count, rank, leaf_size, tree)
         if structure.needed + 1 > count or (rank > structure.leaf_size and rank > 1):

@@ -70,7 +70,7 @@ class _Section:
     required: tuple[str, ...] = ()
 
 
-NORMALISATIONS = ("maximum", "mean-std", "none")
+NORMALISATIONS = ("maximum", "mean-standard", "identity")
 _SIZE = _Either((_Integer(4), _List(_Integer(4))), "an integer or a list of integers")
 _DATA = {
     "name": _Text(),
@@ -210,6 +210,16 @@ class Experiment:
         return str(self.content["title"])
 
     @property
+    def source(self) -> str:
+        """Where its settings come from."""
+        return str(self.content["source"])
+
+    @property
+    def note(self) -> str:
+        """What a reader of its table must know."""
+        return str(self.content.get("note", ""))
+
+    @property
     def models(self) -> tuple[str, ...]:
         """Names of its models."""
         return tuple(self.content["models"])
@@ -257,7 +267,9 @@ class Experiment:
         if not reduced:
             return self.content
         if "reduced" not in self.content:
-            raise ConfigError(f"{self.where}: there is no section 'reduced'; run the experiment in full or with a budget")
+            raise ConfigError(
+                f"{self.where}: there is no section 'reduced'; run the experiment in full or with a budget"
+            )
         return merge(self.content, self.content["reduced"])
 
 

@@ -124,5 +124,5 @@ def _difference(a: list[NumpyArray], b: list[NumpyArray]) -> float:
 def _khatri_rao(factors: list[NumpyArray]) -> NumpyArray:
     product = factors[0]
     for f in factors[1:]:
-        product = (product[:, None, :] * f[None, :, :]).reshape(-1, f.shape[1])
+        product = (product[:, None, :] * f[None, :, :]).reshape(len(product) * len(f), f.shape[1])
     return product

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from structmat import ClusterTree
 from structmat._check import positive_integer
-from structmat._typing import IntArray
+from structmat._typing import IntArray, NumpyArray
 from structmat.exceptions import ShapeError
 
 __all__ = ["Generators", "Telescopic", "apply", "dense", "inner_matrix"]
@@ -88,8 +88,13 @@ class Telescopic:
     col_ranks: tuple[int, ...]
 
     @classmethod
-    def of(cls, rows: int, columns: int, *, rank: int | Sequence[int], levels: int) -> Telescopic:
-        """The structure with one rank for all levels, or one for each of the levels 1 .. L; rows and columns alike.
+    def of(
+        cls, rows: int, columns: int, *, rank: int | Sequence[int], levels: int,
+        column_rank: int | Sequence[int] | None = None,
+    ) -> Telescopic:  # fmt: skip
+        """The structure with one rank for all levels, or one for each of the levels 1 .. L.
+
+        `column_rank` is that of V where it differs from the one of U.
 
         Raises
         ------
@@ -98,24 +103,24 @@ class Telescopic:
         ValueError
             If a rank exceeds the size of the nodes of its level, where it would only add redundant parameters.
         """
-        rows, columns = positive_integer(rows, "the number of rows"), positive_integer(columns, "the number of columns")
-        levels = positive_integer(levels, "levels", minimum=0)
-        ranks = _ranks_by_level(rank, levels)
-        smaller = min(rows, columns)
-        if 2**levels > smaller:
-            raise ShapeError(
-                f"levels = {levels} needs at least {2**levels} rows and columns, one for each leaf, but the shape is "
-                f"({rows}, {columns}); use levels <= {smaller.bit_length() - 1}"
-            )
-        sizes = [*(2 * r for r in ranks[1:]), -(-smaller // 2**levels)][:levels]
-        for level, (r, size) in enumerate(zip(ranks, sizes, strict=True), start=1):
-            if r > size:
-                node = "a leaf has" if level == levels else "a node, twice the rank of the level below, has"
-                raise ValueError(
-                    f"rank {r} on level {level} exceeds the {size} indices that {node} "
-                    f"(shape ({rows}, {columns}), levels = {levels}); use a rank of at most {size} or fewer levels"
-                )
-        return cls(rows, columns, ranks, ranks)
+        shape = positive_integer(rows, "the number of rows"), positive_integer(columns, "the number of columns")
+        levels = checked_levels(levels, shape)
+        row_ranks = ranks_by_level(rank, levels)
+        col_ranks = row_ranks if column_rank is None else ranks_by_level(column_rank, levels)
+        for side, size, ranks in (("rows", shape[0], row_ranks), ("columns", shape[1], col_ranks)):
+            sizes = [*(2 * r for r in ranks[1:]), -(-size // 2**levels)][:levels]
+            for level, (r, limit) in enumerate(zip(ranks, sizes, strict=True), start=1):
+                if r > limit:
+                    has = (
+                        f"a leaf has {limit} {side}"
+                        if level == levels
+                        else f"twice the rank of level {level + 1} is {limit}"
+                    )
+                    raise ValueError(
+                        f"rank {r} on level {level} is too large: {has} (shape {shape}, levels = {levels}); "
+                        f"use a rank of at most {limit}" + (" or fewer levels" if level == levels else " there")
+                    )
+        return cls(*shape, row_ranks, col_ranks)
 
     @property
     def levels(self) -> int:
@@ -164,7 +169,7 @@ class Telescopic:
     @cached_property
     def true_entries(self) -> dict[str, IntArray]:
         """For each stack that is padded, the positions of its true entries when flattened."""
-        row, col = (_filled(tree) for tree in (self.row_tree, self.col_tree))  # (2**L, p), (2**L, q)
+        row, col = (filled_slots(tree) for tree in (self.row_tree, self.col_tree))  # (2**L, p), (2**L, q)
         entries = {}
         for name, padded, filled in (
             ("D", self.row_tree.is_padded or self.col_tree.is_padded, row[:, :, None] & col[:, None, :]),
@@ -176,11 +181,18 @@ class Telescopic:
                 entries[f"{name}{self.levels}"] = np.flatnonzero(np.broadcast_to(filled, shape))
         return entries
 
-    def index_buffers(self) -> dict[str, Tensor]:
-        """The integer tensors that `generators` needs: none for equal leaves. Register them, not persistent."""
+    def index_buffers(self, trees: tuple[ClusterTree, ClusterTree] | None = None) -> dict[str, Tensor]:
+        """The integer tensors that `generators` needs: none for equal leaves. Register them, not persistent.
+
+        Parameters
+        ----------
+        trees : pair of ClusterTree, optional
+            Trees of the rows and of the columns with an order of their own; sizes and depth as here.
+        """
         buffers = {f"{name}_entries": torch.from_numpy(index) for name, index in self.true_entries.items()}
-        for name, tree in (("row_slots", self.row_tree), ("col_slots", self.col_tree)):
-            if tree.is_padded:
+        row_tree, col_tree = trees or (self.row_tree, self.col_tree)
+        for name, tree in (("row_slots", row_tree), ("col_slots", col_tree)):
+            if tree.is_padded or not tree.is_identity:
                 buffers[name] = torch.from_numpy(tree.leaf_slots)
         return buffers
 
@@ -246,7 +258,20 @@ class Telescopic:
         return deviations
 
 
-def _ranks_by_level(rank: int | Sequence[int], levels: int) -> tuple[int, ...]:
+def checked_levels(levels: int, shape: tuple[int, int]) -> int:
+    """The number of levels, if each leaf then has a row and a column."""
+    levels = positive_integer(levels, "levels", minimum=0)
+    smaller = min(shape)
+    if 2**levels > smaller:
+        raise ShapeError(
+            f"levels = {levels} needs at least {2**levels} rows and columns, one for each leaf, but the shape is "
+            f"{shape}; use levels <= {smaller.bit_length() - 1}"
+        )
+    return levels
+
+
+def ranks_by_level(rank: int | Sequence[int], levels: int) -> tuple[int, ...]:
+    """One rank for each of the levels 1 .. L."""
     if not isinstance(rank, Sequence):
         return (positive_integer(rank, "rank", minimum=0),) * levels
     ranks = tuple(positive_integer(r, "rank", minimum=0) for r in rank)
@@ -255,7 +280,7 @@ def _ranks_by_level(rank: int | Sequence[int], levels: int) -> tuple[int, ...]:
     return ranks
 
 
-def _filled(tree: ClusterTree) -> np.ndarray:
+def filled_slots(tree: ClusterTree) -> NumpyArray:
     """Which slots of the padded leaves hold an index, (leaves, leaf size)."""
     return np.arange(tree.leaf_size) < tree.sizes(tree.depth)[:, None]
 
@@ -334,18 +359,22 @@ def apply(generators: Generators, x: Tensor, *, dense_level: int = 0) -> Tensor:
     if dense_level >= generators.levels:
         return dense(generators) @ x
     z = _to_slots(x, generators)
-    k = z.shape[-1]
     direct = []  # D z of the levels L .. dense_level + 1
     for level in range(generators.levels, dense_level, -1):
         diagonal, basis = generators.diagonal[level], generators.col_bases[level - 1]
-        blocks = z.reshape(*z.shape[:-2], 2**level, -1, k)  # (*lead, nodes, q, k)
+        blocks = by_node(z, level)  # (*lead, nodes, q, k)
         direct.append(diagonal @ blocks)
         z = (basis.mT @ blocks).flatten(-3, -2)
     y = inner_matrix(generators, dense_level) @ z
     for level in range(dense_level + 1, generators.levels + 1):
-        coefficients = y.reshape(*y.shape[:-2], 2**level, -1, k)  # (*lead, nodes, r, k)
+        coefficients = by_node(y, level)  # (*lead, nodes, r, k)
         y = (direct.pop() + generators.row_bases[level - 1] @ coefficients).flatten(-3, -2)
     return y if generators.row_slots is None else y.index_select(-2, generators.row_slots)
+
+
+def by_node(x: Tensor, level: int) -> Tensor:
+    """The rows of x (*lead, rows, k) by the nodes of a level, (*lead, 2**level, rows / 2**level, k)."""
+    return x.unflatten(-2, (2**level, x.shape[-2] >> level))
 
 
 def _to_slots(x: Tensor, generators: Generators) -> Tensor:

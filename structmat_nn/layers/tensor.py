@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from structmat._check import positive_integer
-from structmat.exceptions import ShapeError
+from structmat.exceptions import ShapeError, StructureWarning
 
+from .. import _check
 from . import telescopic
+from .hss import HSSLinear
 from .kronecker import KroneckerSum
 from .telescopic import Generators, Telescopic
+
+if TYPE_CHECKING:
+    from .exponential_sums import ExponentialSumStart
 
 __all__ = ["HSSTensorLinear"]
 
@@ -78,8 +85,8 @@ class HSSTensorLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.shape = sizes(shape, "shape")
-        self.out_shape = self.shape if out_shape is None else sizes(out_shape, "out_shape")
+        self.shape = _check.grid_size(shape, "shape")
+        self.out_shape = self.shape if out_shape is None else _check.grid_size(out_shape, "out_shape")
         if len(self.out_shape) != len(self.shape):
             raise ShapeError(
                 f"out_shape has {len(self.out_shape)} modes, but shape has {len(self.shape)} ({self.out_shape} and "
@@ -169,10 +176,7 @@ class HSSTensorLinear(nn.Module):
 
     def generators(self, mode: int) -> Generators:
         """The padded stacks of generators of a mode, with the leading axis K; gradients flow through them."""
-        stack, place = self._places[mode]
-        structure = self.structures[stack]
-        parameters = {name: getattr(self, f"stack{stack}_{name}")[place] for name in structure.parameter_shapes}
-        return structure.generators(parameters, self._buffers_of(stack))
+        return self.structure(mode).generators(self.stored(mode), self._buffers_of(self._places[mode][0]))
 
     def _buffers_of(self, stack: int) -> dict[str, Tensor]:
         return {name: getattr(self, f"stack{stack}_{name}") for name in self._indices[stack]}
@@ -185,13 +189,125 @@ class HSSTensorLinear(nn.Module):
             stacks.append(telescopic.dense(structure.generators(parameters, self._buffers_of(stack))))
         return [stacks[stack][place] for stack, place in self._places]
 
+    def stored(self, mode: int) -> dict[str, Tensor]:
+        """The parameters of a mode by the names of its structure, each with the leading axis K."""
+        stack, place = self._places[mode]
+        return {name: getattr(self, f"stack{stack}_{name}")[place] for name in self.structures[stack].parameter_shapes}
+
     @torch.no_grad()
-    def set_factors(self, mode: int, generators: Sequence[dict[str, Tensor]]) -> None:
-        """Set the generators of a mode, one mapping of name to stored stack for each of the K products."""
+    def set_factors(self, mode: int, stored: Mapping[str, Tensor]) -> None:
+        """Set the parameters of a mode: what `stored` gives."""
         stack, place = self._places[mode]
         for name in self.structures[stack].parameter_shapes:
-            parameter = getattr(self, f"stack{stack}_{name}")
-            parameter[place] = torch.stack([g[name].to(parameter) for g in generators])
+            getattr(self, f"stack{stack}_{name}")[place] = stored[name].to(getattr(self, f"stack{stack}_{name}"))
+
+    def init_from_dense(self, factors: Sequence[Any]) -> list[float]:
+        """Set the factors to given ones, compressed to the ranks of the layer.
+
+        Parameters
+        ----------
+        factors : sequence of (K, p_j, n_j) arrays
+            One stack for each mode. The channel factors are left as they are.
+
+        Returns
+        -------
+        list of float
+            For each mode the largest relative Frobenius error of a factor.
+        """
+        if len(factors) != self.modes:
+            raise ShapeError(
+                f"factors must have one stack for each of the {self.modes} modes, but it has {len(factors)}"
+            )
+        errors = []
+        for mode, stack in enumerate(factors):
+            structure = self.structure(mode)
+            expected = (self.outer_rank, structure.rows, structure.columns)
+            if np.shape(stack) != expected:
+                raise ShapeError(f"factors[{mode}] has shape {np.shape(stack)}, but the layer needs {expected}")
+            single = HSSLinear(
+                structure.columns, structure.rows, rank=structure.row_ranks, column_rank=structure.col_ranks,
+                levels=structure.levels, dtype=torch.float64,
+            )  # fmt: skip
+            found, error = [], 0.0
+            for factor in stack:
+                with warnings.catch_warnings():  # whether HSS pays was decided with the ranks of the layer
+                    warnings.simplefilter("ignore", StructureWarning)
+                    error = max(error, single.init_from_dense(factor))
+                found.append({name: getattr(single, name).detach().clone() for name in structure.parameter_shapes})
+            self.set_factors(mode, {name: torch.stack([f[name] for f in found]) for name in found[0]})
+            errors.append(error)
+        return errors
+
+    @torch.no_grad()
+    def init_identity(self) -> None:
+        """Set the weight to the identity: one product of identities, and K - 1 products that are zero.
+
+        Gradients flow all the same: of a product that is zero, only the outermost D and U of the first mode are zero.
+        """
+        if self.shape != self.out_shape or (self.channels is not None and self.channels[0] != self.channels[1]):
+            raise ShapeError(f"the layer maps {self._sizes()}; an identity needs equal shapes and channels")
+        for mode in range(self.modes):
+            structure = self.structure(mode)
+            stored = {name: p.detach().clone() for name, p in self.stored(mode).items()}
+            leaf = f"D{structure.levels}"
+            blocks, p, q = structure.stack_shapes[leaf]
+            zeroed = slice(None) if mode == 0 else slice(0, 1)
+            for name in (leaf, f"U{structure.levels}"):
+                if name in stored:
+                    stored[name][zeroed] = 0.0
+            stored[leaf][0] = structure.stored(leaf, torch.eye(p, q).expand(blocks, p, q)).to(stored[leaf])
+            self.set_factors(mode, stored)
+        if self.channel_factors is not None:
+            self.channel_factors[0] = torch.eye(self.channel_factors.shape[1])
+
+    def _sizes(self) -> str:
+        if self.channels is None:
+            return f"{self.shape} to {self.out_shape}"
+        return f"{self.shape} in {self.channels[0]} channels to {self.out_shape} in {self.channels[1]} channels"
+
+    def init_from_exponential_sum(
+        self, operators: Sequence[Any], *, scale: float = 1.0, criterion: str = "frobenius"
+    ) -> ExponentialSumStart:
+        """Start from the inverse of a Laplace-like operator ``A_1 + ... + A_m``, each part acting on one mode.
+
+        Parameters
+        ----------
+        operators : sequence of (n_j, n_j) arrays or of pairs (values, vectors)
+            One symmetric matrix for each mode, or its eigenpairs; their sum must be positive definite.
+        scale : float
+            Of the inverse: where inputs and outputs are normalised, (scale of the inputs) / (scale of the outputs).
+        criterion : {"frobenius", "relative"}
+            Whether the exponential sum minimises the Frobenius norm of the error of the inverse or the largest
+            relative error over the spectrum.
+
+        Returns
+        -------
+        ExponentialSumStart
+            The errors of the exponential sum and of the layer.
+
+        Notes
+        -----
+        ``1/x ~ sum_k w_k exp(-t_k x)``, so the inverse is near the sum of the Kronecker products of
+        ``w_k^(1/m) exp(-t_k A_j)``, which are compressed to the ranks of the layer. Channels are left apart: the
+        channel factors become identities. Cost O(n_j^3 + K n_j^2 r) a mode.
+
+        References
+        ----------
+        D. Braess, W. Hackbusch, IMA J. Numer. Anal. 25 (2005) 685-697.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from structmat_nn import HSSTensorLinear
+        >>> laplacian = 33**2 * (2 * np.eye(32) - np.eye(32, k=1) - np.eye(32, k=-1))
+        >>> layer = HSSTensorLinear((32, 32), rank=4, outer_rank=8, levels=2)
+        >>> start = layer.init_from_exponential_sum([laplacian, laplacian])
+        >>> start.spectrum_error < 1e-4, start.layer_error < 1e-2
+        (True, True)
+        """
+        from .exponential_sums import start_layer
+
+        return start_layer(self, operators, scale=scale, criterion=criterion)
 
     # ---------------------------------------------------------------------------------- products
 
@@ -308,14 +424,6 @@ def from_inside(y: Tensor, channels: bool) -> Tensor:
 # ----------------------------------------------------------------------------------------- checks
 
 
-def sizes(value: int | Sequence[int], name: str) -> tuple[int, ...]:
-    """A size or a sequence of sizes as a tuple of positive integers."""
-    values = tuple(value) if isinstance(value, Sequence) else (value,)
-    if not values:
-        raise ShapeError(f"{name} must have at least one mode, but it is {value!r}")
-    return tuple(positive_integer(v, f"each entry of {name}") for v in values)
-
-
 def real_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
     """A floating-point type or None."""
     if dtype is not None and not dtype.is_floating_point:
@@ -333,7 +441,7 @@ def require_trailing(x: Tensor, expected: tuple[int, ...], what: str) -> None:
 
 
 def _channels(channels: tuple[int, int]) -> tuple[int, int]:
-    if not isinstance(channels, Sequence) or len(channels) != 2:
+    if len(channels) != 2:
         raise ShapeError(f"channels must be a pair (channels in, channels out), but it is {channels!r}")
     return positive_integer(channels[0], "channels[0]"), positive_integer(channels[1], "channels[1]")
 

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from structmat._check import positive_integer
+from structmat._typing import NumpyArray
 
-from .tensor import real_dtype, require_trailing, sizes
+from .. import _check
+from .tensor import real_dtype, require_trailing
 
 __all__ = ["LowRankTensorMap"]
 
@@ -60,7 +62,7 @@ class LowRankTensorMap(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.in_shape, self.out_shape = sizes(in_shape, "in_shape"), sizes(out_shape, "out_shape")
+        self.in_shape, self.out_shape = _check.grid_size(in_shape, "in_shape"), _check.grid_size(out_shape, "out_shape")
         self.rank = positive_integer(rank, "rank")
         options = {"device": device, "dtype": real_dtype(dtype)}
         self.weights = nn.Parameter(torch.empty(self.rank, **options))
@@ -103,6 +105,20 @@ class LowRankTensorMap(nn.Module):
         """The map as one differentiable matrix, (prod(out_shape), prod(in_shape))."""
         u, v = self._outer("u", len(self.out_shape)), self._outer("v", len(self.in_shape))
         return (u.mT * self.weights) @ v
+
+    @torch.no_grad()
+    def kronecker_factors(self, modes: int) -> list[NumpyArray]:
+        """The map as a sum of Kronecker products of rank-one matrices, one (r, d_j, D_j) array for each mode.
+
+        Where a side has fewer axes than `modes`, axes of size 1 go before them.
+        """
+        sides = []
+        for letter, axes in (("u", len(self.out_shape)), ("v", len(self.in_shape))):
+            ones = [torch.ones(self.rank, 1)] * (modes - axes)
+            sides.append([*ones, *(getattr(self, f"{letter}{axis}") for axis in range(axes))])
+        factors = [u.double().cpu()[:, :, None] * v.double().cpu()[:, None, :] for u, v in zip(*sides, strict=True)]
+        factors[0] = factors[0] * self.weights.double().cpu()[:, None, None]
+        return [factor.numpy() for factor in factors]
 
     def extra_repr(self) -> str:
         """Shapes and rank, for `print`."""

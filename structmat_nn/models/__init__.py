@@ -13,10 +13,13 @@ from .factformer import FactFormer
 from .fno import FNO
 from .green_learning import GreenLearning
 from .least_squares import LeastSquares
+from .neural_hss import NeuralHSS
+from .recovery import ClosedFormRecovery
 from .resnet import ResNet
 from .transolver import Transolver
 
 MODELS: dict[str, type[torch.nn.Module]] = {
+    "neural-hss": NeuralHSS,
     "fno": FNO,
     "resnet": ResNet,
     "deeponet": DeepONet,
@@ -24,16 +27,19 @@ MODELS: dict[str, type[torch.nn.Module]] = {
     "factformer": FactFormer,
     "transolver": Transolver,
     "least-squares": LeastSquares,
+    "closed-form-recovery": ClosedFormRecovery,
 }
 
 __all__ = [
     "FNO",
     "MODELS",
+    "ClosedFormRecovery",
     "DeepONet",
     "FactFormer",
     "GreenLearning",
     "GridModel",
     "LeastSquares",
+    "NeuralHSS",
     "ResNet",
     "Transolver",
     "count_parameters",

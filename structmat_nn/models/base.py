@@ -30,6 +30,8 @@ class GridModel(torch.nn.Module, abc.ABC):
     ----------
     trained_by : str
         "gradient", or "fit" for models that have `fit(inputs, outputs)` instead.
+    single_precision_only : bool
+        Whether the model has no form in float64, so that its errors are measured in float32.
 
     Notes
     -----
@@ -39,6 +41,7 @@ class GridModel(torch.nn.Module, abc.ABC):
     """
 
     trained_by: ClassVar[str] = "gradient"
+    single_precision_only: ClassVar[bool] = False
 
     def __init__(self, size: int | tuple[int, ...], *, in_channels: int = 1, out_channels: int = 1) -> None:
         super().__init__()

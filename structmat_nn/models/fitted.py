@@ -16,14 +16,14 @@ from .base import GridModel
 
 
 class FittedModel(GridModel):
-    """Base class: a linear map that `fit(inputs, outputs)` computes and holds in buffers.
+    """Base class: a linear map that `fit(inputs, outputs)` computes.
 
-    The buffers named in `fitted_buffers` are empty until then. Their shapes depend on the samples, so loading a state
-    takes them over from there.
+    What it holds may be buffers, named in `fitted_buffers`, which are empty until then. Their shapes depend on the
+    samples, so loading a state takes them over from there.
     """
 
     trained_by: ClassVar[str] = "fit"
-    fitted_buffers: ClassVar[tuple[str, ...]]
+    fitted_buffers: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, size: int | tuple[int, ...], *, in_channels: int = 1, out_channels: int = 1) -> None:
         super().__init__(size, in_channels=in_channels, out_channels=out_channels)
@@ -45,13 +45,16 @@ class FittedModel(GridModel):
         return super().forward(x)
 
     def _transform(self, fields: torch.Tensor) -> torch.Tensor:
-        held = getattr(self, self.fitted_buffers[0])
-        outputs = self._applied(fields.flatten(1).to(held.dtype)).to(fields.dtype)
+        outputs = self._applied(fields.flatten(1).to(self._precision())).to(fields.dtype)
         return outputs.unflatten(1, (self.out_channels, *self.size))
 
     @abc.abstractmethod
     def _applied(self, x: torch.Tensor) -> torch.Tensor:
         """Map (batch, in_channels * points) to (batch, out_channels * points) in the precision of the fit."""
+
+    def _precision(self) -> torch.dtype:
+        """What the map is held in: double, unless the model was converted."""
+        return getattr(self, self.fitted_buffers[0]).dtype
 
     def _check_dtype(self, x: torch.Tensor) -> None:
         """Any precision will do: the result is returned in that of the input."""

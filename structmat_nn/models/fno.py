@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -69,6 +69,8 @@ class FNO(GridModel):
     >>> count_parameters(model)
     177153
     """
+
+    single_precision_only: ClassVar[bool] = True
 
     def __init__(
         self, size: int | tuple[int, ...], *, in_channels: int = 1, out_channels: int = 1,

@@ -12,6 +12,8 @@ from structmat._check import positive_integer
 from .base import GridModel, placed, seeded, unit_axis, unit_grid
 from .rational import Rational
 
+PAIRS_AT_ONCE = {"cpu": 2**12}  # 2 MiB a hidden layer of width 128; the arrays of all pairs took twice as long
+
 
 class GreenLearning(GridModel):
     """Learned Green's function: u(x) = integral of G(x, y) f(y) dy + h(x), linear in f.
@@ -32,9 +34,11 @@ class GreenLearning(GridModel):
         Hidden layers, each followed by a rational activation of its own; a linear layer comes last.
     homogeneous : bool
         Learn h too, by a network like that of G. Without it zero is mapped to zero.
-    pairs_at_once : int
-        More pairs of points than this are evaluated piece by piece, and again for the gradient (checkpointing), which
-        bounds the memory.
+    pairs_at_once : int, optional
+        Pairs of points that are evaluated together. Default: as many as fit in the cache of a CPU, or fill a GPU.
+    recompute_above : int
+        When the layers of all pairs take more bytes than this, they are computed again for the gradient instead of
+        kept (checkpointing).
     max_pairs : int
         More pairs of points than this are refused.
     seed : int, optional
@@ -50,7 +54,8 @@ class GreenLearning(GridModel):
     Notes
     -----
     Cost of a product, and three to four times as much with a gradient: O(points^2 depth width^2), whatever the batch.
-    Memory: O(points^2) for G, and O(pairs_at_once depth width).
+    Memory with a gradient: O(points^2 depth width) up to `recompute_above`, and O(points^2 + pairs_at_once
+    depth width) above.
 
     Table 3 of the Neural-HSS paper (depth 6, width 128; said to have 83K parameters) gives 83,115 here for G alone and
     166,102 with the homogeneous part. Its table 5 (depth 6, width 64, two dimensions, 83K) gives 21,227 for G alone.
@@ -77,12 +82,15 @@ class GreenLearning(GridModel):
 
     def __init__(
         self, size: int | tuple[int, ...], *, in_channels: int = 1, out_channels: int = 1, width: int = 128,
-        depth: int = 6, homogeneous: bool = True, pairs_at_once: int = 2**19, max_pairs: int = 2**31,
-        seed: int | None = None, dtype: torch.dtype | None = None, device: Any = None,
+        depth: int = 6, homogeneous: bool = True, pairs_at_once: int | None = None, recompute_above: int = 2**31,
+        max_pairs: int = 2**31, seed: int | None = None, dtype: torch.dtype | None = None, device: Any = None,
     ) -> None:  # fmt: skip
         super().__init__(size, in_channels=in_channels, out_channels=out_channels)
         width, depth = positive_integer(width, "width"), positive_integer(depth, "depth")
-        self.pairs_at_once = positive_integer(pairs_at_once, "pairs_at_once")
+        self.pairs_at_once = None if pairs_at_once is None else positive_integer(pairs_at_once, "pairs_at_once")
+        recompute_above = positive_integer(recompute_above, "recompute_above", minimum=0)
+        # a hidden layer keeps its linear part and its activation
+        self.recompute = 2 * 4 * self.points**2 * width * depth > recompute_above
         self._check_pairs(positive_integer(max_pairs, "max_pairs"), width, depth)
         with seeded(seed):
             self.kernel = PairNetwork(self.dimension, width, depth, self.out_channels * self.in_channels)
@@ -108,7 +116,7 @@ class GreenLearning(GridModel):
     def _transform(self, fields: torch.Tensor) -> torch.Tensor:
         weighted = fields.flatten(2) * self.weights  # (batch, in_channels, points)
         blocks = self._row_blocks()
-        if len(blocks) > 1 and torch.is_grad_enabled():
+        if self.recompute and torch.is_grad_enabled():
             parts = [checkpoint(self._rows_of_outputs, weighted, rows, use_reentrant=False) for rows in blocks]
         else:
             parts = [self._rows_of_outputs(weighted, rows) for rows in blocks]
@@ -126,7 +134,8 @@ class GreenLearning(GridModel):
         return values.unflatten(0, (self.out_channels, self.in_channels))
 
     def _row_blocks(self) -> list[slice]:
-        step = max(1, self.pairs_at_once // self.points)
+        pairs = self.pairs_at_once or PAIRS_AT_ONCE.get(self.coordinates.device.type, 2**19)
+        step = max(1, pairs // self.points)
         return [slice(start, start + step) for start in range(0, self.points, step)]
 
     def _check_pairs(self, limit: int, width: int, depth: int) -> None:

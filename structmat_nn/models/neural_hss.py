@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,7 @@ from .base import GridModel, seeded
 if TYPE_CHECKING:
     from structmat import HSSMatrix
 
+    from ..layers.exponential_sums import ExponentialSumStart
     from ..layers.kronecker import KroneckerSum
 
 __all__ = ["NeuralHSS"]
@@ -122,7 +124,11 @@ class NeuralHSS(GridModel):
         self.hidden_channels = positive_integer(hidden_channels, "hidden_channels")
         self.plain = self.dimension == 1 and total == self.hidden_channels == self.out_channels == 1
         self._options = {"bias": bool(bias), "device": device, "dtype": dtype or torch.float32}
-        self._hss = {"rank": rank, "levels": levels, "outer_rank": self._checked_outer_rank(outer_rank, total)}
+        self._hss: dict[str, Any] = {
+            "rank": rank,
+            "levels": levels,
+            "outer_rank": self._checked_outer_rank(outer_rank, total),
+        }
         with seeded(seed):
             self._build(total, lift_rank)
         self.activations = nn.ModuleList(_activations(activation, self.depth, self.projection is not None))
@@ -153,7 +159,7 @@ class NeuralHSS(GridModel):
         if not apart:
             ends[0] = enters
             ends[-1] = inside if line else outside
-        self.layers = nn.ModuleList(self._hss_layer(a, b, **self._hss) for a, b in zip(ends, ends[1:], strict=False))
+        self.layers = nn.ModuleList(self._hss_layer(a, b, **self._hss) for a, b in pairwise(ends))
         if line:
             self.projection = self._hss_layer(inside, outside, **self._hss)
         else:
@@ -263,7 +269,31 @@ class NeuralHSS(GridModel):
         """What `print(model)` shows before the parts."""
         return f"{super().extra_repr()}, hidden={self.hidden}, depth={self.depth}, lift={self.lift!r}"
 
+    def init_from_exponential_sum(
+        self, operators: Sequence[Any], *, scale: float = 1.0, criterion: str = "frobenius"
+    ) -> ExponentialSumStart:
+        """Start from the inverse of a Laplace-like operator: the first layer holds it, the others are identities.
+
+        For models of several dimensions without lifting and projection. Arguments and result:
+        `HSSTensorLinear.init_from_exponential_sum`.
+        """
+        if self.plain or self.lifting is not None or self.projection is not None:
+            raise ValueError(
+                "an exponential sum starts a model on a grid of several dimensions that has no lifting and projection "
+                "(hidden = size, lift = 'hss'); in one dimension use model.layers[0].init_from_dense(inverse)"
+            )
+        start = self.layers[0].init_from_exponential_sum(operators, scale=scale, criterion=criterion)
+        for layer in self.layers[1:]:
+            layer.init_identity()
+        return start
+
     # --------------------------------------------------------------------------------- matrices
+
+    def prolonged(self, size: int | tuple[int, ...], **options: Any) -> NeuralHSS:
+        """The model on a grid of another size: see `structmat_nn.models.prolong.prolong`."""
+        from .prolong import prolong
+
+        return prolong(self, size, **options)
 
     def to_matrix(self, **options: Any) -> HSSMatrix | KroneckerSum:
         """The trained linear operator as one matrix: see `structmat_nn.models.collapse.to_matrix`."""
@@ -275,7 +305,8 @@ class NeuralHSS(GridModel):
 def _activations(activation: Any, depth: int, projected: bool) -> list[nn.Module]:
     if isinstance(activation, str):
         if activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)} or callable, but it is {activation!r}")
+            names = ", ".join(map(repr, ACTIVATIONS))
+            raise ValueError(f"activation must be one of {names} or callable, but it is {activation!r}")
         activation = ACTIVATIONS[activation]
     if not callable(activation):
         raise TypeError(f"activation must be a name or a function that returns a module, but it is {activation!r}")

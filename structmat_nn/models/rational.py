@@ -36,8 +36,8 @@ class Rational(torch.nn.Module):
         self.denominator = torch.nn.Parameter(torch.tensor(DENOMINATOR))  # (3,)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the function to every entry."""
-        return _RationalFunction.apply(x, self.numerator, self.denominator)
+        """Apply the function to every entry, in the precision of the coefficients also under autocast."""
+        return _RationalFunction.apply(x.to(self.numerator.dtype), self.numerator, self.denominator)
 
 
 class _RationalFunction(torch.autograd.Function):

@@ -130,14 +130,15 @@ class SliceAttention(torch.nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Map (batch, *size, width) to the same shape."""
         features = self.features(hidden.movedim(-1, 1)).flatten(2)  # (batch, 2 width, points)
-        features = features.unflatten(1, (2, self.heads, -1)).transpose(-1, -2)  # (batch, 2, heads, points, channels)
-        where, what = features.unbind(1)
-        weights = torch.softmax(self.assign(where) / self.temperature.clamp(0.1, 5.0), dim=-1)
-        # (batch, heads, points, slices)
-        means = weights.transpose(-1, -2) @ what / (weights.sum(dim=-2)[..., None] + 1e-5)
+        where, what = features.unflatten(1, (2, self.heads, -1)).unbind(1)  # (batch, heads, channels, points)
+        sharpness = 1 / self.temperature.clamp(0.1, 5.0)  # (heads, 1, 1)
+        # the points stay last: no array of the size of the weights is transposed, and none is divided
+        scores = (self.assign.weight * sharpness) @ where + self.assign.bias[:, None] * sharpness
+        weights = torch.softmax(scores, dim=-2)  # (batch, heads, slices, points)
+        means = weights @ what.transpose(-1, -2) / (weights.sum(dim=-1, keepdim=True) + 1e-5)
         means = scaled_dot_product_attention(self.queries(means), self.keys(means), self.values(means))
-        points = weights @ means  # (batch, heads, points, channels)
-        return self.project(points.transpose(1, 2).flatten(2)).reshape(hidden.shape)
+        points = means.transpose(-1, -2) @ weights  # (batch, heads, channels, points)
+        return self.project(points.flatten(1, 2).transpose(1, 2)).reshape(hidden.shape)
 
 
 def _perceptron(inputs: int, hidden: int, outputs: int) -> torch.nn.Sequential:

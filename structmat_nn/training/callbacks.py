@@ -7,6 +7,7 @@ a restart, and the continued run would not equal the uninterrupted one.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -44,6 +45,8 @@ class Course(pl.Callback):
         The file of the checkpoint.
     checkpoint_seconds, checkpoint_steps
         Write it after this time, or after this number of steps.
+    progress : bool
+        Show a bar.
     """
 
     def __init__(
@@ -57,10 +60,15 @@ class Course(pl.Callback):
         checkpoint: Path | None,
         checkpoint_seconds: float,
         checkpoint_steps: int | None,
+        progress: bool,
     ) -> None:
         self.validate, self.interval, self.fingerprint = validate, interval, fingerprint
         self.budget, self.fill = budget, fill
-        self.checkpoint, self.checkpoint_seconds, self.checkpoint_steps = checkpoint, checkpoint_seconds, checkpoint_steps
+        self.checkpoint, self.checkpoint_seconds, self.checkpoint_steps = (
+            checkpoint,
+            checkpoint_seconds,
+            checkpoint_steps,
+        )
         self.history: list[dict[str, float]] = []
         self.best_error = float("inf")
         self.best_step = 0
@@ -69,29 +77,40 @@ class Course(pl.Callback):
         self.seconds_before = 0.0  # of the run before it was continued
         self._mark: tuple[float, int] | None = None  # seconds and step since when the time of a step is measured
         self._replans = 0
+        self._bar = _Bar() if progress else None
 
     # ---------------------------------------------------------------------------------- hooks of Lightning
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: TrainingModule) -> None:
+        """Start the clock."""
         self._started = self._saved = time.perf_counter()
-        self._first_step = trainer.global_step
-        if trainer.global_step >= pl_module.schedule.steps:
+        self._first_step = pl_module.step
+        pl_module.stops_at = functools.partial(self._next_stop, pl_module)
+        if pl_module.step >= pl_module.schedule.steps:
             trainer.should_stop = True
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: TrainingModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
+        """Do what is due after the steps of a batch."""
+        step = pl_module.step
         if self.budget is not None:
             self._keep_budget(step, self.budget, trainer, pl_module)
         last = step >= pl_module.schedule.steps
         if last or step % self.interval == 0:
             self._validate(step, trainer, pl_module)
+        if self._bar is not None:
+            self._bar.show(step, pl_module.schedule.steps, self.history)
         if last:
             self.seconds_at_end = self.seconds
             trainer.should_stop = True
         elif self.checkpoint is not None:
             self._save_if_due(step, trainer)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a continued run needs, in types that load without executing anything."""
@@ -117,10 +136,14 @@ class Course(pl.Callback):
             torch.cuda.set_rng_state_all([part.cpu() for part in state["random"]["cuda"]])
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: TrainingModule, checkpoint: dict[str, Any]) -> None:
+        """Add what the module keeps beside its parameters."""
+        checkpoint["step"] = pl_module.step
         checkpoint["schedule"] = pl_module.schedule.state()
         checkpoint["mean_loss"] = {"sum": float(pl_module._loss_sum), "count": pl_module._loss_count}
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: TrainingModule, checkpoint: dict[str, Any]) -> None:
+        """Restore it."""
+        pl_module.step = checkpoint["step"]
         pl_module.schedule.restore(checkpoint["schedule"])
         pl_module._loss_sum, pl_module._loss_count = checkpoint["mean_loss"]["sum"], checkpoint["mean_loss"]["count"]
 
@@ -130,6 +153,11 @@ class Course(pl.Callback):
     def seconds(self) -> float:
         """Wall time of the run so far, with what was spent before it was continued."""
         return self.seconds_before + (time.perf_counter() - self._started)
+
+    def _next_stop(self, module: TrainingModule, step: int) -> int:
+        """The next step after which a validation or checkpoint may be due, or the schedule ends."""
+        intervals = [self.interval] if self.checkpoint_steps is None else [self.interval, self.checkpoint_steps]
+        return min(module.schedule.steps, *(step - step % interval + interval for interval in intervals))
 
     def _validate(self, step: int, trainer: pl.Trainer, module: TrainingModule) -> None:
         error, loss = self.validate(), module.mean_loss()
@@ -187,3 +215,23 @@ def save_atomically(trainer: pl.Trainer, path: Path | None) -> None:
     trainer.save_checkpoint(unfinished)
     if trainer.is_global_zero:
         os.replace(unfinished, path)
+
+
+class _Bar:
+    """A progress bar on standard error that counts steps and shows the last validation."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True))
+        self._task = self._progress.add_task("", total=None)
+        self._progress.start()
+
+    def show(self, step: int, steps: int, history: list[dict[str, float]]) -> None:
+        text = f"validation error {history[-1]['validation_error']:.2e}" if history else ""
+        self._progress.update(self._task, completed=step, total=steps, description=text)
+
+    def close(self) -> None:
+        self._progress.stop()

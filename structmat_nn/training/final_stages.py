@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from structmat._check import positive_integer
 from structmat._typing import NumpyArray
 
-from ..layers import HSSLinear
+from ..layers.hss import HSSLinear
 from ..layers.telescopic import inner_matrix
 from .operator import LearnedOperator, in_evaluation, with_precision
 from .settings import non_negative
@@ -89,7 +89,8 @@ class LBFGS(FinalStage):
 
     def apply(self, operator: LearnedOperator, data: StageData) -> LearnedOperator:
         """Return the operator after the iterations; as `FinalStage.apply`."""
-        result = with_precision(copy.deepcopy(operator), self.dtype)
+        result = copy.deepcopy(operator)
+        with_precision(result.model, self.dtype)
         inputs, outputs = (t.to(device=result.device, dtype=self.dtype) for t in (data.inputs, data.outputs))
         weights = None
         if data.mask is not None:
@@ -161,7 +162,8 @@ class LastLayer(FinalStage):
     @torch.no_grad()
     def apply(self, operator: LearnedOperator, data: StageData) -> LearnedOperator:
         """Return the operator with the last layer solved for; as `FinalStage.apply`."""
-        result = with_precision(copy.deepcopy(operator), torch.float64)
+        result = copy.deepcopy(operator)
+        with_precision(result.model, torch.float64)
         layer, inputs = _last_layer(result, data.inputs.to(result.device))
         targets = data.outputs.to(result.device).reshape(len(inputs), -1)  # (samples, out_features)
         missing = targets - layer(inputs)
@@ -224,8 +226,8 @@ def _last_layer(operator: LearnedOperator, inputs: Tensor) -> tuple[HSSLinear | 
     if seen:
         layer, features, made = seen[-1]
         if made.numel() == outputs.numel() and torch.equal(made.reshape(-1), outputs.reshape(-1)):
-            return layer, features.reshape(len(inputs), -1)  # type: ignore[return-value]
+            return layer, features.reshape(len(inputs), -1)
     raise ValueError(
-        f"LastLayer needs a model whose output is that of an HSSLinear or a torch.nn.Linear, but {type(operator.model).__name__} "
-        "ends otherwise; use LBFGS, or end the model with such a layer"
+        f"LastLayer needs a model whose output is that of an HSSLinear or a torch.nn.Linear, but "
+        f"{type(operator.model).__name__} ends otherwise; use LBFGS, or end the model with such a layer"
     )

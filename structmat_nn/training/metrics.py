@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from structmat import ShapeError
 from structmat._check import finite
@@ -56,8 +57,8 @@ def relative_l2(prediction: Any, target: Any, mask: Any = None) -> float:
     error, reference = _norms(prediction, target, mask, kept=1)
     if (reference == 0).any():
         raise ValueError(
-            f"target must not be zero, but its sample {int(np.argmin(reference))} is zero at every valid point, and has "
-            "no relative error; leave it out, or use trajectory_l2, which is absolute"
+            f"target must not be zero, but its sample {int(np.argmin(reference))} is zero at every valid point, and "
+            "has no relative error; leave it out, or use trajectory_l2, which is absolute"
         )
     return float(np.mean(error / reference))
 
@@ -153,7 +154,8 @@ def evaluate(operator: LearnedOperator, dataset: DataSet) -> dict[str, dict[str,
     Parameters
     ----------
     operator : LearnedOperator
-        It is copied, and its parameters are converted to float64: float32 would hide errors below about 1e-6.
+        It is copied, and its parameters are converted to float64: float32 would hide errors below about 1e-6. Models
+        that compute in float32 only (`LearnedOperator.best_precision`) are applied as they are.
     dataset : DataSet
         Its test sets ("in span", "white noise", "out of span"), and its trajectories for a roll-out.
 
@@ -177,35 +179,26 @@ def evaluate(operator: LearnedOperator, dataset: DataSet) -> dict[str, dict[str,
     >>> sorted(scores)
     ['in span', 'out of span', 'white noise']
     """
-    exact = operator.in_double_precision()
+    exact = operator.in_double_precision() if operator.best_precision == torch.float64 else operator
     scores = {}
     for name, pairs in dataset.tests.items():
         prediction = exact.predict(pairs.inputs)
         scores[name] = _scores(prediction, pairs.outputs, dataset.mask)
     if dataset.trajectories is not None:
-        frames = rollout_frames(dataset)  # (samples, steps + 1, ...)
+        frames = np.asarray(dataset.trajectories)  # (samples, steps + 1, ...), one step of the operator apart
         prediction = exact.rollout(frames[:, 0], frames.shape[1] - 1)
         scores["rollout"] = _rollout_scores(prediction, frames[:, 1:], dataset.mask)
     return scores
-
-
-def rollout_frames(dataset: DataSet) -> NumpyArray:
-    """The stored trajectories at the spacing of the pairs, (samples, steps + 1, ...).
-
-    Heat and Burgers store states every 0.2 and learn steps of 0.8: `settings["stride"]` says how many stored states
-    lie between an input and its output.
-    """
-    if dataset.trajectories is None:
-        raise ValueError(f"the data set {dataset.name!r} has no trajectories, and so no roll-out")
-    stride = int(dataset.settings.get("stride", 1))
-    return np.asarray(dataset.trajectories)[:, ::stride]
 
 
 def _scores(prediction: NumpyArray, target: NumpyArray, mask: NumpyArray | None) -> dict[str, float]:
     """Both metrics; infinite where the prediction has overflowed, which is a result and not a wrong input."""
     if not np.isfinite(prediction).all():
         return {"relative_l2": float("inf"), "trajectory_l2": float("inf")}
-    return {"relative_l2": relative_l2(prediction, target, mask), "trajectory_l2": trajectory_l2(prediction, target, mask)}
+    return {
+        "relative_l2": relative_l2(prediction, target, mask),
+        "trajectory_l2": trajectory_l2(prediction, target, mask),
+    }
 
 
 def _rollout_scores(prediction: NumpyArray, target: NumpyArray, mask: NumpyArray | None) -> dict[str, float]:

@@ -1,11 +1,14 @@
 """The Lightning module: what one step of training is. Only `train` imports it, since Lightning takes seconds to import.
 
-The data lie on the device as whole tensors. What a step sees is a function of the seed and of the number of the step,
-so that a run that was killed continues with the very batch that comes next.
+Lightning chooses the hardware, the strategy and the precision, and keeps logs and checkpoints; the steps themselves are
+written out here. The data lie on the device as whole tensors. What a step sees is a function of the seed and of the
+number of the step, so that a run that was killed continues with the very batch that comes next.
 """
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,28 +20,25 @@ from torch import Tensor
 from .schedule import CosineSchedule
 from .settings import TrainingSettings
 
+# Lightning's own work on a batch takes longer than small steps do, so one batch of Lightning holds steps for this time.
+_SECONDS_A_BATCH = 0.05
 
-class Steps:
-    """The steps of a run, as what Lightning takes for a loader: it holds numbers, no data.
 
-    Lightning counts the steps that are done in its checkpoints. `load_state_dict` needs nothing, but says to Lightning
-    that continuing in the middle is safe.
+class Batches:
+    """What Lightning takes for a loader. It holds no data: a step finds its own, and `Course` ends the run.
+
+    Lightning asks for `state_dict` to know that continuing in the middle is safe.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.count))
+        return itertools.count()
 
     def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the number of the step is with the module."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
+        """Take nothing."""
 
 
 class TrainingModule(pl.LightningModule):
@@ -60,8 +60,13 @@ class TrainingModule(pl.LightningModule):
         For the optimiser.
     slopes : list of Tensor
         The parameters that ``slope_penalty * (slope - 1)**2`` pulls to 1.
-    endless : bool
-        The run may take more steps than planned.
+
+    Attributes
+    ----------
+    step : int
+        Steps that are done.
+    stops_at : callable
+        Tells the step at which the run must pause for something else, given the present one.
     """
 
     def __init__(
@@ -75,8 +80,6 @@ class TrainingModule(pl.LightningModule):
         schedule: CosineSchedule,
         parameter_groups: list[dict[str, Any]],
         slopes: list[Tensor],
-        *,
-        endless: bool,
     ) -> None:
         super().__init__()
         self.model = model
@@ -86,38 +89,70 @@ class TrainingModule(pl.LightningModule):
         self.settings = settings
         self.schedule = schedule
         self._groups, self._slopes = parameter_groups, slopes
-        self._endless = endless
         self._order: tuple[int, list[Tensor]] = (-1, [])  # an epoch and its batches
+        self.automatic_optimization = False
+        self.step = 0
+        self.stops_at: Callable[[int], int] = lambda step: step + 1
         self.reset_loss()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; its fused form where it exists: real parameters, and no scaling of gradients by Lightning."""
-        parameters = [p for group in self._groups for p in group["params"]]
-        fused = all(p.is_floating_point() for p in parameters) and self.settings.precision != "16-mixed"
+        """AdamW; its fused form for real parameters, unless gradients are scaled and unscaled in half precision."""
+        self._parameters_list = [p for group in self._groups for p in group["params"]]
+        fused = all(p.is_floating_point() for p in self._parameters_list) and self.settings.precision != "16-mixed"
         return torch.optim.AdamW(
             self._groups, lr=self.settings.learning_rate, betas=self.settings.betas, fused=fused or None
         )
 
-    def train_dataloader(self) -> Steps:
-        """Give the steps; the data go to the device here, once."""
+    def train_dataloader(self) -> Batches:
+        """Put the data on the device, once, and give Lightning something to count."""
         inputs, outputs, weights = self.pairs
         self.pairs = (
             inputs.to(self.device), outputs.to(self.device), None if weights is None else weights.to(self.device)
         )  # fmt: skip
-        return Steps(10**12 if self._endless else self.settings.steps(len(inputs)))
+        return Batches()
 
     def transfer_batch_to_device(self, batch: int, device: torch.device, dataloader_idx: int) -> int:
-        """Return the step: its data are on the device already."""
+        """Return the batch: it is a number, and the data are on the device already."""
         return batch
 
-    def training_step(self, batch: int, batch_idx: int) -> Tensor:
-        """Mean squared error over the points of a batch, and the penalty of the slopes."""
-        step = self.trainer.global_step
-        rate = self.schedule.rate(step)
-        for group in self.trainer.optimizers[0].param_groups:
+    def on_fit_start(self) -> None:
+        """Fetch what each step needs, once."""
+        self._optimiser: Any = self.optimizers(use_pl_optimizer=False)
+        self._scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        # With several processes each batch of Lightning is one step: its wrapper synchronises one backward pass.
+        self._alone = self.trainer.world_size == 1
+
+    def training_step(self, batch: int, batch_idx: int) -> None:
+        """Take steps until the time of a batch is over, or something else is due."""
+        end, until = self.stops_at(self.step), time.perf_counter() + _SECONDS_A_BATCH
+        self._take_step()
+        while self._alone and self.step < end and time.perf_counter() < until:
+            self._take_step()
+
+    def _take_step(self) -> None:
+        rate = self.schedule.rate(self.step)
+        for group in self._optimiser.param_groups:
             group["lr"] = rate
+        self._optimiser.zero_grad()
+        loss = self._loss(self._batch(self.step))
+        if self._alone and self._scaler is None:
+            loss.backward()
+        else:
+            self.manual_backward(loss)  # scales the loss, and averages gradients over the processes
+        if self._scaler is not None:
+            self._scaler.unscale_(self._optimiser)
+        if self.settings.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self._parameters_list, self.settings.clip)
+        if self._scaler is None:
+            self._optimiser.step()
+        else:
+            self._scaler.step(self._optimiser)
+            self._scaler.update()
+        self.step += 1
+
+    def _loss(self, chosen: Tensor) -> Tensor:
+        """Mean squared error over the points of a batch, and the penalty of the slopes."""
         inputs, outputs, weights = self.pairs
-        chosen = self._batch(step)
         squares = (self.forward_model(inputs[chosen]) - outputs[chosen]).square()
         loss = squares.mean() if weights is None else (squares * weights).mean()
         self._loss_sum += loss.detach()

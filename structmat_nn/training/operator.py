@@ -45,7 +45,7 @@ class LearnedOperator(nn.Module):
     >>> import torch
     >>> from structmat_nn.training import LearnedOperator
     >>> operator = LearnedOperator(torch.nn.Identity(), residual=True)
-    >>> operator.predict(np.ones((3, 8))).sum()
+    >>> operator.predict(np.ones((3, 8))).sum().item()
     48.0
     >>> operator.rollout(np.ones((3, 8)), steps=4)[0, :, 0]
     array([ 2.,  4.,  8., 16.])
@@ -69,9 +69,9 @@ class LearnedOperator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map inputs to outputs, both (samples, [channels,] *size) in physical units."""
-        normalised = x if self.input_normaliser is None else self.input_normaliser.encode(x)
+        normalised = x if self.input_normaliser is None else self.input_normaliser.normalise(x)
         y = self.model(normalised)
-        y = y if self.output_normaliser is None else self.output_normaliser.decode(y)
+        y = y if self.output_normaliser is None else self.output_normaliser.restore(y)
         return x + y if self.residual else y
 
     @property
@@ -85,19 +85,34 @@ class LearnedOperator(nn.Module):
         """Where the parameters are; the CPU where there are none."""
         return next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
 
-    def in_double_precision(self) -> LearnedOperator:
-        """A copy with parameters in float64 (and complex128), to measure errors that float32 would hide."""
-        return with_precision(copy.deepcopy(self), torch.float64)
+    @property
+    def best_precision(self) -> torch.dtype:
+        """What errors are measured in: float64, unless the model says that it computes in float32 only."""
+        return torch.float32 if getattr(self.model, "single_precision_only", False) else torch.float64
 
-    def predict(self, inputs: Any, *, batch_size: int = 256) -> NumpyArray:
+    def in_double_precision(self) -> LearnedOperator:
+        """A copy with parameters in float64 (and complex128), to measure errors that float32 would hide.
+
+        Raises
+        ------
+        TypeError
+            If the model computes in float32 only.
+        """
+        if self.best_precision != torch.float64:
+            raise TypeError(f"{type(self.model).__name__} computes in float32 only, so it has no form in float64")
+        result = copy.deepcopy(self)
+        with_precision(result.model, torch.float64)
+        return result
+
+    def predict(self, inputs: Any, *, batch_size: int | None = None) -> NumpyArray:
         """Apply the operator to arrays of NumPy, without gradients.
 
         Parameters
         ----------
         inputs : array_like, (samples, [channels,] *size)
             In physical units, finite.
-        batch_size : int, default 256
-            Samples that are on the device at once.
+        batch_size : int, optional
+            Samples that are on the device at once; by default about 16 million numbers.
 
         Returns
         -------
@@ -112,7 +127,7 @@ class LearnedOperator(nn.Module):
             If an input is NaN or Inf.
         """
         array = _samples(inputs, "inputs")
-        positive_integer(batch_size, "batch_size")
+        batch_size = _batch_size(array, batch_size)
         with torch.no_grad(), in_evaluation(self):
             parts = [
                 self(torch.as_tensor(array[start : start + batch_size], dtype=self.dtype, device=self.device))
@@ -120,7 +135,7 @@ class LearnedOperator(nn.Module):
             ]
         return torch.cat(parts).double().cpu().numpy()
 
-    def rollout(self, u0: Any, steps: int, *, batch_size: int = 256) -> NumpyArray:
+    def rollout(self, u0: Any, steps: int, *, batch_size: int | None = None) -> NumpyArray:
         """Apply the operator to its own output, step by step.
 
         Parameters
@@ -129,8 +144,8 @@ class LearnedOperator(nn.Module):
             Initial states.
         steps : int
             Number of applications.
-        batch_size : int, default 256
-            Samples that are on the device at once.
+        batch_size : int, optional
+            Samples that are on the device at once; by default about 16 million numbers.
 
         Returns
         -------
@@ -144,6 +159,7 @@ class LearnedOperator(nn.Module):
         """
         array = _samples(u0, "u0")
         positive_integer(steps, "steps")
+        batch_size = _batch_size(array, batch_size)
         trajectories = []
         with torch.no_grad(), in_evaluation(self):
             for start in range(0, len(array), batch_size):
@@ -226,7 +242,7 @@ class LearnedOperator(nn.Module):
             for key in ("input_normaliser", "output_normaliser")
         ]
         operator = cls(model, *normalisers, residual=header["residual"], specification=header["model"])
-        with_precision(operator, getattr(torch, header["dtype"]))
+        with_precision(operator.model, getattr(torch, header["dtype"]))
         try:
             operator.load_state_dict(tensors)
         except RuntimeError as error:
@@ -263,3 +279,41 @@ def _samples(values: Any, name: str) -> NumpyArray:
         raise ShapeError(f"{name} must be (samples, [channels,] *size) and not empty, but its shape is {array.shape}")
     finite(array, name)
     return array
+
+
+def _batch_size(array: NumpyArray, given: int | None) -> int:
+    if given is not None:
+        return positive_integer(given, "batch_size")
+    return max(1, 2**24 // array[0].size)
+
+
+def _normaliser_name(normaliser: Normaliser | None) -> str | None:
+    if normaliser is None:
+        return None
+    for name, kind in NORMALISERS.items():
+        if type(normaliser) is kind:
+            return name
+    raise ValueError(
+        f"a {type(normaliser).__name__} cannot be saved; use one of "
+        f"{', '.join(kind.__name__ for kind in NORMALISERS.values())}"
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header and the tensors of a file, checked to be ours."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a mapping
+    except SafetensorError as error:
+        raise FileFormatError(f"{path} is not a safetensors file, or is damaged: {error}") from error
+    try:
+        header = json.loads(metadata["structmat_nn"])
+        kind, version = header["format"], header["version"]
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise FileFormatError(f"{path} does not hold a LearnedOperator: its header has no such entry") from error
+    if kind != _FORMAT or version != _VERSION:
+        raise FileFormatError(f"{path} holds {kind} version {version}; this is made for {_FORMAT} version {_VERSION}")
+    return header, tensors

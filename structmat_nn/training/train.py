@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import os
 import time
@@ -21,7 +22,8 @@ from structmat import ShapeError
 from structmat._typing import NumpyArray
 
 from ..data.normalise import MaximumNormaliser, Normaliser
-from ..layers import parameter_groups, slopes
+from ..layers.activation import LearnableLeakyReLU
+from ..layers.parameters import parameter_groups
 from .final_stages import FinalStage, StageData
 from .metrics import relative_l2
 from .operator import LearnedOperator, in_evaluation, with_precision
@@ -48,13 +50,13 @@ class Stage:
     validation_error : float
         Metric (2) on the validation pairs.
     kept : bool
-        Whether it is better than what it began from.
+        Whether it is better than the first stage, which it began from.
     seconds : float
         Wall time of the stage.
     """
 
     name: str
-    operator: LearnedOperator
+    operator: LearnedOperator = field(repr=False)
     validation_error: float
     kept: bool
     seconds: float
@@ -84,7 +86,7 @@ class TrainingResult:
         Of `operator`.
     """
 
-    operator: LearnedOperator
+    operator: LearnedOperator = field(repr=False)
     stages: tuple[Stage, ...]
     history: list[dict[str, float]] = field(repr=False)
     seconds: float
@@ -166,7 +168,7 @@ def train(
     validations : int
         About how many times to validate.
     final_stages : sequence of LBFGS or LastLayer
-        Run after AdamW, each from the best operator so far, and kept only if the validation error falls.
+        Each begins from what AdamW left, and is kept only if the validation error falls; the best one wins.
     precision : "32", "64", "16-mixed" or "bf16-mixed"
         Of the training; validation while training is in the precision of the parameters.
     compile : bool
@@ -215,7 +217,7 @@ def train(
     (20, False, 'adamw')
     """
     settings = TrainingSettings(
-        epochs, batch_size, learning_rate, minimum_learning_rate, weight_decay, tuple(betas), clip, slope_penalty,
+        epochs, batch_size, learning_rate, minimum_learning_rate, weight_decay, betas, clip, slope_penalty,
         bool(residual), seed, precision, validations,
     )  # fmt: skip
     if budget is not None and non_negative(budget, "budget") == 0:
@@ -258,11 +260,26 @@ class _Prepared:
         self.outputs = _encode(operator.output_normaliser, targets)
         self.validation = dataset.validation
         self.mask: NumpyArray | None = dataset.mask
+        self._adjoint = (
+            None if dataset.adjoint is None else dataset.adjoint.take(min(len(dataset.adjoint), len(dataset.train)))
+        )
 
     def weights(self, dtype: torch.dtype) -> Tensor | None:
         if self.mask is None:
             return None
         return torch.as_tensor(self.mask / self.mask.mean(), dtype=dtype)
+
+    def adjoint(self, operator: LearnedOperator) -> dict[str, NumpyArray]:
+        """Pairs of the adjoint of the normalised map: if that is A s / t, its adjoint is (s / t) times that of A."""
+        scales, kept = [], self._adjoint
+        for normaliser in (operator.input_normaliser, operator.output_normaliser):
+            if normaliser is not None and bool(normaliser.shift.any()):
+                return {}  # the map between normalised fields is then affine, and has no adjoint
+            scales.append(1.0 if normaliser is None else float(normaliser.scale))
+        if kept is None:
+            return {}
+        outputs = kept.outputs - kept.inputs if operator.residual else kept.outputs
+        return {"adjoint_inputs": kept.inputs, "adjoint_outputs": outputs * (scales[0] / scales[1])}
 
     def validation_error(self, operator: LearnedOperator) -> float:
         prediction = operator.predict(self.validation.inputs)
@@ -284,7 +301,9 @@ def _operator(
             f"residual=True needs inputs and outputs of one shape, but they are {inputs.shape} and {outputs.shape}"
         )
     targets = outputs - inputs if settings.residual else outputs
-    normalisers = (None, None) if normalise is None else (normalise.fit(inputs), normalise.fit(targets))
+    normalisers = (None, None) if normalise is None else (
+        normalise.fit(inputs, channels=dataset.channels[0]), normalise.fit(targets, channels=dataset.channels[1]),
+    )  # fmt: skip
     with_precision(model, torch.float64 if settings.precision == "64" else torch.float32)
     operator = LearnedOperator(model, *normalisers, residual=settings.residual, specification=specification)
     if getattr(model, "trained_by", "gradient") != "fit":
@@ -297,7 +316,7 @@ def _operator(
 
 def _encode(normaliser: Normaliser | None, values: NumpyArray) -> Tensor:
     tensor = torch.as_tensor(values, dtype=torch.float64)
-    return tensor if normaliser is None else normaliser.encode(tensor)
+    return tensor if normaliser is None else normaliser.normalise(tensor)
 
 
 # ---------------------------------------------------------------------------------- first stage
@@ -316,9 +335,11 @@ class _Run:
 
 
 def _fit(operator: LearnedOperator, pairs: _Prepared) -> _Run:
+    """Let the model fit itself to the normalised pairs, and to those of the adjoint where it takes them."""
     started = time.perf_counter()
-    with_precision(operator, torch.float64)
-    operator.model.fit(pairs.inputs, pairs.outputs)
+    model: Any = with_precision(operator.model, torch.float64)
+    takes_adjoint = "adjoint_inputs" in inspect.signature(model.fit).parameters
+    model.fit(pairs.inputs, pairs.outputs, **(pairs.adjoint(operator) if takes_adjoint else {}))
     seconds = time.perf_counter() - started
     return _Run(operator, "fit", pairs.validation_error(operator), [], seconds, 0, 0, 0)
 
@@ -348,15 +369,15 @@ def _optimise(
         module = TrainingModule(
             model, forward, pairs.inputs.to(dtype), pairs.outputs.to(dtype), pairs.weights(dtype), settings, schedule,
             parameter_groups(model, weight_decay=settings.weight_decay),
-            slopes(model) if settings.slope_penalty > 0 else [], endless=fill,
+            _slopes(model) if settings.slope_penalty > 0 else [],
         )  # fmt: skip
         checkpoint = None if folder is None else folder / CHECKPOINT
         course = Course(
             lambda: pairs.validation_error(operator), settings.validation_interval(samples),
             settings.fingerprint(samples), budget=budget, fill=fill, checkpoint=checkpoint,
-            checkpoint_seconds=checkpoint_seconds, checkpoint_steps=checkpoint_steps,
+            checkpoint_seconds=checkpoint_seconds, checkpoint_steps=checkpoint_steps, progress=progress,
         )  # fmt: skip
-        trainer = _trainer(settings, course, folder, progress, hardware)
+        trainer = _trainer(settings, course, folder, hardware)
         resumed = checkpoint if checkpoint is not None and checkpoint.exists() else None
         with _own_random_numbers(settings.seed):
             model.train()
@@ -367,32 +388,29 @@ def _optimise(
     best = copy.deepcopy(operator)
     best.model.load_state_dict(course.best_state)
     return _Run(
-        best, "adamw", course.best_error, course.history, course.seconds_at_end, trainer.global_step, planned,
+        best, "adamw", course.best_error, course.history, course.seconds_at_end, module.step, planned,
         course.best_step,
     )  # fmt: skip
 
 
-def _trainer(
-    settings: TrainingSettings, course: Any, folder: Path | None, progress: bool, hardware: dict[str, Any]
-) -> Any:
+def _slopes(model: nn.Module) -> list[Tensor]:
+    """The slopes of the activations, which linear problems pull to 1."""
+    return [p for part in model.modules() if isinstance(part, LearnableLeakyReLU) for p in part.parameters()]
+
+
+def _trainer(settings: TrainingSettings, course: Any, folder: Path | None, hardware: dict[str, Any]) -> Any:
     import lightning.pytorch as pl
 
-    callbacks: list[Any] = [course]
-    if progress:
-        from lightning.pytorch.callbacks import RichProgressBar
-
-        callbacks.append(RichProgressBar(refresh_rate=20))
-    precision = {"32": "32-true", "64": "64-true"}.get(settings.precision, settings.precision)
+    precision: Any = {"32": "32-true", "64": "64-true"}.get(settings.precision, settings.precision)
     return pl.Trainer(
         **hardware,
         precision=precision,
         max_epochs=1,  # one epoch of Lightning is the whole run: its epochs cost milliseconds, and ours may be one step
-        gradient_clip_val=settings.clip,
-        callbacks=callbacks,
+        callbacks=[course],
         logger=_loggers(folder),
         log_every_n_steps=10**9,  # `Course` logs what there is at each validation
         enable_checkpointing=False,
-        enable_progress_bar=progress,
+        enable_progress_bar=False,  # `Course` has one that counts steps
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
@@ -414,18 +432,20 @@ def _loggers(folder: Path | None) -> list[Any]:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Lightning's advice about loaders, devices and its other products is not shown; its errors are."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
+    """Lightning's advice about loaders, devices and other products is not shown; its errors are."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        import lightning.pytorch  # sets the levels of its loggers  # noqa: F401
+
+        loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+        levels = [logger.level for logger in loggers]
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
             yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 @contextmanager
@@ -446,17 +466,17 @@ def _check_stages(stages: Sequence[FinalStage]) -> None:
 
 
 def _with_stages(run: _Run, final_stages: Sequence[FinalStage], pairs: _Prepared) -> TrainingResult:
-    """Run each final stage from the best operator so far; keep what improves the validation error."""
-    stages = [Stage(run.stage, run.operator, run.validation_error, True, run.seconds)]
-    best = stages[0]
+    """Run each final stage from the operator of the first stage; the best by the validation error wins."""
+    first = Stage(run.stage, run.operator, run.validation_error, True, run.seconds)
+    stages, best = [first], first
     data = StageData(pairs.inputs, pairs.outputs, pairs.mask)
     for final in final_stages:
         started = time.perf_counter()
-        operator = final.apply(best.operator, data)
+        operator = final.apply(run.operator, data)
         seconds = time.perf_counter() - started
         error = pairs.validation_error(operator)
-        stages.append(Stage(f"{best.name}+{final.name}", operator, error, error < best.validation_error, seconds))
-        best = stages[-1] if stages[-1].kept else best
+        stages.append(Stage(f"{run.stage}+{final.name}", operator, error, error < run.validation_error, seconds))
+        best = min(best, stages[-1], key=lambda stage: stage.validation_error)
     return TrainingResult(
         best.operator, tuple(stages), run.history, run.seconds, run.steps, run.planned_steps, run.best_step,
         shortened=run.steps < run.planned_steps,

@@ -1,9 +1,15 @@
 """The baselines in small sizes, for tests that hold for all of them."""
 
+import importlib.util
+
 import numpy as np
+import pytest
 
 from structmat_nn.models import FNO, DeepONet, FactFormer, GreenLearning, LeastSquares, ResNet, Transolver
 
+needs_neuraloperator = pytest.mark.skipif(
+    importlib.util.find_spec("neuralop") is None, reason="neuraloperator is not installed"
+)
 SIZES = {1: 12, 2: (8, 10), 3: (4, 6, 4)}
 SMALL = {
     FNO: {"n_modes": 4, "hidden_channels": 6, "n_layers": 2},
@@ -11,7 +17,7 @@ SMALL = {
     DeepONet: {"width": 8, "depth": 3},
     GreenLearning: {"width": 8, "depth": 2},
     FactFormer: {"width": 16, "depth": 1, "heads": 2, "head_width": 4},
-    Transolver: {"width": 8, "depth": 2, "heads": 2, "slices": 3},
+    Transolver: {"width": 16, "depth": 2, "heads": 2, "slices": 6},
 }
 BY_GRADIENT = list(SMALL)
 IN_DOUBLE = [model for model in BY_GRADIENT if model is not FNO]  # neuraloperator computes in single precision

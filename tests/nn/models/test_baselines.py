@@ -22,8 +22,9 @@ from structmat_nn.models import (
 )
 
 from ..test_import import ModuleHider
-from .baselines import BY_GRADIENT, IN_DOUBLE, SIZES, SMALL, fitted, shape, small
+from .baselines import BY_GRADIENT, IN_DOUBLE, SIZES, SMALL, fitted, needs_neuraloperator, shape, small
 
+pytestmark = needs_neuraloperator
 models = pytest.mark.parametrize("model", BY_GRADIENT, ids=lambda model: model.__name__)
 
 
@@ -123,6 +124,20 @@ def test_double_precision_agrees_with_single(model):
     assert outputs.dtype == torch.float64
     torch.testing.assert_close(single(x.float()).double(), outputs, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(single.double()(x), outputs, rtol=1e-3, atol=1e-4)
+
+
+@models
+def test_autocast_to_bfloat16_stays_close(model):
+    network = small(model, 2)
+    x = torch.randn(3, *shape(2, 1))
+    exact = network(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = network(x)
+        outputs.float().square().sum().backward()
+
+    assert (outputs.float() - exact).abs().max() < 0.1 * exact.abs().max()
+    assert all(p.grad is None or p.grad.dtype == p.dtype for p in network.parameters())
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
 
 
 def test_fno_refuses_double_precision():
@@ -252,3 +267,20 @@ def test_without_neuraloperator_the_error_names_the_extra(monkeypatch):
 
     with pytest.raises(MissingLibraryError, match=r'pip install "structmat\[experiments\]"'):
         small(FNO)
+
+
+@models
+def test_sixty_steps_of_adamw_halve_the_loss_on_a_smoothing_operator(model):
+    x = torch.randn(32, 12)
+    y = x.cumsum(dim=1) / 4  # not local, and with a boundary
+    network = small(model)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss = (network(x) - y).square().mean()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+
+    assert losses[-1] < 0.5 * min(losses[0], float(y.square().mean()))

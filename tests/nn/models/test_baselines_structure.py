@@ -4,14 +4,25 @@ import numpy as np
 import pytest
 import torch
 
-from structmat.exceptions import NonFiniteError, ShapeError
-from structmat_nn.models import FNO, DeepONet, FactFormer, GreenLearning, LeastSquares, ResNet
+from structmat.exceptions import NonFiniteError, ShapeError, TooFewSamplesError
+from structmat_nn.models import (
+    FNO,
+    ClosedFormRecovery,
+    DeepONet,
+    FactFormer,
+    GreenLearning,
+    LeastSquares,
+    ResNet,
+    count_parameters,
+)
 from structmat_nn.models.factformer import AxisKernel, FactorisedBlock
 from structmat_nn.models.green_learning import trapezoidal_weights
 from structmat_nn.models.rational import Rational
 from structmat_nn.models.transolver import SliceAttention
 
-from .baselines import fitted, shape, small
+from .baselines import fitted, needs_neuraloperator, shape, small
+
+pytestmark = needs_neuraloperator
 
 
 def test_resnet_commutes_with_translations_of_periodic_fields():
@@ -88,8 +99,14 @@ def test_green_learning_is_the_quadrature_of_its_kernel():
 def test_green_learning_piece_by_piece_gives_the_same_values_and_gradients():
     x = torch.randn(3, 30, dtype=torch.float64)
     results = []
-    for pairs_at_once in (10**6, 7 * 30, 1):
-        network = GreenLearning(30, width=8, depth=2, pairs_at_once=pairs_at_once, seed=0, dtype=torch.float64)
+    for options in (
+        {},
+        {"pairs_at_once": 7 * 30},
+        {"pairs_at_once": 1},
+        {"pairs_at_once": 7 * 30, "recompute_above": 0},
+    ):
+        network = GreenLearning(30, width=8, depth=2, **options, seed=0, dtype=torch.float64)
+        assert network.recompute == ("recompute_above" in options)
         outputs = network(x)
         outputs.square().sum().backward()
         results.append([outputs.detach(), network.green_function().detach(), *(p.grad for p in network.parameters())])
@@ -293,3 +310,64 @@ def test_least_squares_says_what_is_wrong_with_the_samples():
         model.fit(1j * good, good)
     with pytest.raises(ValueError, match="ridge must be a finite number >= 0"):
         LeastSquares(12, ridge=-1.0)
+
+
+def dirichlet(points):
+    """The Green's function of -u'' = f with u(0) = u(1) = 0 on the inner points."""
+    x = np.arange(1, points + 1) / (points + 1)
+    return np.minimum.outer(x, x) * (1 - np.maximum.outer(x, x))
+
+
+def test_closed_form_recovery_finds_the_operator_from_random_inputs():
+    green = dirichlet(128)
+    inputs = np.random.default_rng(0).standard_normal((12, 128))
+    model = ClosedFormRecovery(128, rank=2, leaf_size=8).fit(inputs, inputs @ green)
+    x = torch.randn(2, 3, 128, dtype=torch.float64, requires_grad=True)
+    outputs = model(x)
+    outputs.sum().backward()
+
+    np.testing.assert_allclose(outputs.detach().numpy(), x.detach().numpy() @ green, atol=1e-12)
+    np.testing.assert_allclose(x.grad.numpy()[0, 0], green.sum(axis=0), atol=1e-12)
+    np.testing.assert_allclose(model.to_matrix().to_dense(), green, atol=1e-13)
+    assert model.trained_by == "fit"
+    assert model.report.symmetric
+    assert not any(p.requires_grad for p in model.parameters())
+    assert count_parameters(model) < 128**2 / 2
+    assert model(x.detach().float()).dtype == torch.float32
+
+
+def test_closed_form_recovery_takes_adjoint_samples():
+    rng = np.random.default_rng(1)
+    operator = dirichlet(96) * np.exp(np.linspace(0, 2, 96))  # not symmetric, of rank two off the diagonal
+    inputs, adjoint = rng.standard_normal((2, 14, 96))
+    model = ClosedFormRecovery(96, rank=2, leaf_size=8, symmetric=False)
+    model.fit(inputs, inputs @ operator.T, adjoint_inputs=adjoint, adjoint_outputs=adjoint @ operator)
+
+    np.testing.assert_allclose(model(torch.eye(96, dtype=torch.float64)).numpy(), operator.T, atol=1e-11)
+
+
+def test_closed_form_recovery_travels_in_its_state():
+    green = dirichlet(100)  # unequal leaves
+    inputs = np.random.default_rng(0).standard_normal((14, 100))
+    model = ClosedFormRecovery(100, rank=2, leaf_size=8).fit(inputs, inputs @ green)
+    other = ClosedFormRecovery(100)
+    other.load_state_dict(model.state_dict())
+    x = torch.randn(3, 100, dtype=torch.float64)
+
+    assert torch.equal(other(x), model(x))
+    with pytest.raises(RuntimeError, match=r"nothing to apply yet; call fit\(inputs, outputs\)"):
+        ClosedFormRecovery(100)(x)
+    with pytest.raises(RuntimeError, match=r"holds no operator yet; call fit\(inputs, outputs\)"):
+        ClosedFormRecovery(100).to_matrix()
+
+
+def test_closed_form_recovery_refuses_what_it_cannot_find():
+    smooth, solutions = sines(50, np.random.default_rng(0))
+    with pytest.raises(TooFewSamplesError):
+        ClosedFormRecovery(256, rank=2).fit(smooth, solutions)
+    with pytest.raises(ShapeError, match=r"works on grids of one dimension, but size=\(8, 8\)"):
+        ClosedFormRecovery((8, 8))
+    with pytest.raises(ShapeError, match="in_channels=2 and out_channels=1; fit one model for each pair"):
+        ClosedFormRecovery(8, in_channels=2)
+    with pytest.raises(ShapeError, match=r"inputs must have shape \(samples, 256\)"):
+        ClosedFormRecovery(256).fit(smooth[:, :255], solutions)
