@@ -26,6 +26,8 @@ def run(report: Report, quick: bool) -> None:
         _cost_of_a_linear_set(report, name, count, quick)
     for name in REFINED:
         _effect_of_refinement(report, name, quick)
+    for name in ("helmholtz2d", "helmholtz2d-indefinite"):
+        _resonance(report, name)
     _gray_scott(report, quick)
     _navier_stokes(report, quick)
 
@@ -52,6 +54,23 @@ def _effect_of_refinement(report: Report, name: str, quick: bool) -> None:
         change = np.linalg.norm(first - second) / np.linalg.norm(second)
         label = f"{name}{', half waves' if half_waves else ''}: outputs on a grid of twice the points"
         report.add(label, change, "relative change")
+
+
+def _resonance(report: Report, name: str) -> None:
+    """The smallest eigenvalue, exact and of a difference scheme, and what its modes hold of the solutions."""
+    n = 64
+    shift = data.recipe(name).settings["wave_number"] ** 2
+    waves = np.fft.fftfreq(n, 1 / n)
+    exact = 4 * np.pi**2 * np.add.outer(waves**2, waves**2) - shift
+    axis = 2 - 2 * np.cos(2 * np.pi * waves / n)
+    axis = n**2 * (axis + axis**2 / 12)  # five points, fourth order
+    differences = np.add.outer(axis, axis) - shift
+    report.add(f"{name}: smallest eigenvalue", float(np.abs(exact).min()), "")
+    report.add(f"{name}: of the fourth-order differences on 64 points", float(np.abs(differences).min()), "")
+    outputs = data.load(name, samples=100, cache=False).train.outputs
+    power = np.abs(np.fft.fft2(outputs)) ** 2
+    nearest = np.isclose(np.abs(exact), np.abs(exact).min())
+    report.add(f"{name}: share of its modes in the training outputs", power[:, nearest].sum() / power.sum(), "energy")
 
 
 def _gray_scott(report: Report, quick: bool) -> None:
@@ -88,4 +107,5 @@ def _navier_stokes(report: Report, quick: bool) -> None:
         float(np.mean(np.linalg.norm(end - still, axis=(1, 2)) / np.linalg.norm(end, axis=(1, 2)))),
         "relative error",
     )
-    report.add("navier-stokes: standard deviation of w_0", float(initial.std()), "")
+    many = initial_vorticity(1000, 32, np.random.default_rng(0))
+    report.add("navier-stokes: standard deviation of w_0", float(many.std()), "")
