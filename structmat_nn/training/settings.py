@@ -51,7 +51,7 @@ class TrainingSettings:
             )
         if self.clip is not None and non_negative(self.clip, "clip") == 0:
             raise ValueError("clip must be positive, but it is 0; clip=None leaves gradients as they are")
-        if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
+        if [*map(float, self.betas)] != [beta for beta in self.betas[:2] if 0.0 <= beta < 1.0]:
             raise ValueError(f"betas must be two numbers in [0, 1), but they are {self.betas!r}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, but it is {self.precision!r}")
