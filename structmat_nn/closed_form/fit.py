@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from structmat import HSSMatrix, ShapeError, TooFewSamplesError, _check
 from structmat._inputs import TreeLike
 from structmat._typing import NumpyArray, RandomLike
@@ -87,7 +88,8 @@ def fit(
         Largest leaf of the cluster tree. Small leaves need few samples: leaf size plus rank. Default: 8, or twice the
         rank where that is more or where the samples are few.
     rank : int, optional
-        Largest rank of a block row. Default: the smallest that predicts held-out samples about as well as any.
+        Largest rank of a block row. Default: the smallest that predicts held-out samples about as well as any; with a
+        prior, what its estimate has.
     symmetric : bool, optional
         Whether the operator is Hermitian. Default: what the samples say.
     adjoint_inputs, adjoint_outputs : (samples', m) and (samples', n) arrays, optional
@@ -100,7 +102,7 @@ def fit(
     tree : ClusterTree or pair of them, optional
         Instead of the balanced tree over the indices in their order.
     sweeps : int
-        Of alternating least squares, where the samples do not determine the operator.
+        At most so many rounds of least squares over the generators, where a prior is needed and `rank` is given.
     rng : seed or numpy.random.Generator
         For the estimate of the white-noise error and the samples that stand for a prior.
 
@@ -163,8 +165,8 @@ def fit(
 
     matrix, report = fit_with_prior(task, symmetric, prior, sweeps)
     warnings.warn(
-        f"the samples leave part of the operator open, and {prior!r} has filled it in: {report.outside:.0%} of the energy "
-        f"of a white-noise input is outside what they span. Why the closed form was refused: {reason}",
+        f"the samples leave part of the operator open, and {prior!r} has filled it in: {report.outside:.0%} of the "
+        f"energy of a white-noise input is outside what they span. Why the closed form was refused: {reason}",
         IdentifiabilityWarning,
         stacklevel=2,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
 from structmat import ShapeError, StructureWarning, _check
 from structmat._typing import NumpyArray
 
@@ -185,7 +186,7 @@ def span_dimension(inputs: NumpyArray) -> int:
 
 def _small_factor(a: NumpyArray) -> NumpyArray:
     tall = a if a.shape[0] >= a.shape[1] else a.T
-    return np.linalg.qr(tall, mode="r")
+    return np.asarray(np.linalg.qr(tall, mode="r"))
 
 
 def symmetry_gap(observed: Observations) -> float:

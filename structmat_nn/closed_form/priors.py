@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
+
 from structmat import ShapeError, _check
 from structmat._typing import NumpyArray
 
@@ -16,8 +17,8 @@ __all__ = ["Near", "Prior", "Small", "Smooth"]
 class Prior(ABC):
     """The operator A is expected near `centre`, less so along inputs that `penalised` makes large.
 
-    A fit minimises ``||A F - U||^2 + lambda ||(A - centre) penalised||_F^2``. `weight` sets lambda: its square times the
-    mean energy of the samples along one direction.
+    A fit minimises ``||A F - U||^2 + lambda ||(A - centre) penalised||_F^2``. `weight` sets lambda: its square times
+    the mean energy of the samples along one direction.
 
     Parameters
     ----------
@@ -66,8 +67,8 @@ class Smooth(Prior):
     Parameters
     ----------
     length : float
-        Inputs that vary over a shorter length, as a share of the domain, are expected to have less effect, by the square
-        of their frequency. The indices are taken for equispaced points of an interval.
+        Inputs that vary over a shorter length, as a share of the domain, are expected to have less effect, by the
+        square of their frequency. The indices are taken for equispaced points of an interval.
     weight : float, optional
         See `Prior`.
     """
@@ -122,8 +123,8 @@ class Near(Small):
         """The other operator applied to (n, k)."""
         if tuple(self.operator.shape) != (rows, len(x)):
             raise ShapeError(
-                f"the operator of the prior Near has shape {tuple(self.operator.shape)}, but the samples belong to one of "
-                f"shape {(rows, len(x))}"
+                f"the operator of the prior Near has shape {tuple(self.operator.shape)}, but the samples belong to one "
+                f"of shape {(rows, len(x))}"
             )
         return np.asarray(self.operator @ x)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
 from structmat._backend import adjoint
 from structmat._typing import IntArray, NumpyArray
 from structmat.hss.generators import Generators
@@ -98,7 +99,7 @@ def _joined(rows: _Side, columns: _Side, weakest: float) -> Level:
 
 def _side(y: NumpyArray, omega: NumpyArray, rank: int, noise: float, floor: float) -> _Side:
     """Split the outputs into what the node's own inputs explain and the far field beyond, and find the range of it."""
-    nb, p, s = y.shape
+    p, s = y.shape[1:]
     room = s - omega.shape[1]
     own, beyond, weakest = _explained(y, omega, noise)
     left, values, _ = np.linalg.svd(_square(beyond), full_matrices=False)  # (nb, p, k), (nb, k)
@@ -128,6 +129,13 @@ def _explained(y: NumpyArray, omega: NumpyArray, noise: float) -> tuple[NumpyArr
     inverse = values / np.maximum(values**2 + ridge[:, None], (ROUNDING * largest) ** 2)
     own = ((coefficients @ left) * inverse[:, None, :]) @ right
     return own, beyond, float((values / largest).min())
+
+
+def least_squares(y: NumpyArray, omega: NumpyArray) -> NumpyArray:
+    """The X (nb, p, b) of smallest norm among those that minimise ||y - X omega||, for (nb, p, s) and (nb, b, s)."""
+    if omega.shape[1] > omega.shape[2]:
+        return y @ np.linalg.pinv(omega, rcond=ROUNDING)
+    return _explained(y, omega, 0.0)[0]
 
 
 def _square(beyond: NumpyArray) -> NumpyArray:

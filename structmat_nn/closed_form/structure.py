@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+
 from structmat import ClusterTree, HSSMatrix, TooFewSamplesError
 from structmat._inputs import TreeLike
 from structmat._typing import NumpyArray
@@ -75,8 +76,8 @@ def choose(
             break
     if not found:
         raise TooFewSamplesError(
-            f"rank=None is chosen by samples that are held out, and {count} samples leave too few for that: record more, "
-            "or give rank="
+            f"rank=None is chosen by samples that are held out, and {count} samples leave too few for that: record "
+            "more, or give rank="
         )
     enough = max(1.1 * min(found, key=_first)[0], EXACT)
     return next((structure, residual) for residual, structure in found if residual <= enough)

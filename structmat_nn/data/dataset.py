@@ -15,7 +15,7 @@ from structmat._typing import NumpyArray
 __all__ = ["TEST_SETS", "DataSet", "Pairs", "Recipe"]
 
 TEST_SETS = ("in span", "white noise", "out of span")
-"""The test sets that every data set has: the law of the training inputs, and two laws that it does not contain."""
+"""The test sets that every data set has: the law of the published training inputs, and two that it does not contain."""
 
 Size = tuple[int, ...]
 Settings = Mapping[str, Any]
@@ -101,7 +101,8 @@ class DataSet:
     train, validation : Pairs
         Drawn from the same law with different seeds.
     tests : dict of str to Pairs
-        ``"in span"`` (the law of the training inputs), ``"white noise"`` and ``"out of span"``.
+        ``"in span"`` (the law of the published training inputs), ``"white noise"`` and ``"out of span"`` (other modes
+        and Gaussian random fields in turns). Recorded data have the first only: nobody can solve for other inputs.
     grid : tuple of 1-D ndarrays
         The coordinates of the points, one array for each axis of the size.
     settings : dict
@@ -120,7 +121,7 @@ class DataSet:
     Raises
     ------
     ShapeError
-        If pairs do not have the shape that `grid` and `channels` ask for, or a test set is missing.
+        If pairs do not have the shape that `grid` and `channels` ask for, or the test set ``"in span"`` is missing.
 
     Notes
     -----
@@ -150,9 +151,11 @@ class DataSet:
     adjoint: Pairs | None = None
 
     def __post_init__(self) -> None:
-        missing = [test for test in TEST_SETS if test not in self.tests]
-        if missing:
-            raise ShapeError(f"tests has no {missing[0]!r}; a data set has the test sets {', '.join(TEST_SETS)}")
+        if "in span" not in self.tests:
+            raise ShapeError(
+                f"tests has no 'in span' (it has {', '.join(self.tests) or 'none'}); "
+                f"a data set has the test sets {', '.join(TEST_SETS)}, recorded data at least the first"
+            )
         parts = {"train": self.train, "validation": self.validation, **self.tests}
         if self.adjoint is not None:
             parts["adjoint"] = Pairs(self.adjoint.outputs, self.adjoint.inputs)  # the transpose maps outputs to inputs
@@ -174,14 +177,19 @@ class DataSet:
         return tuple(len(axis) for axis in self.grid)
 
     def take(self, count: int) -> DataSet:
-        """The same data set with the first `count` training pairs only; validation and tests stay as they are.
+        """The same data set with the first `count` training pairs, and at most as many adjoint pairs.
+
+        Validation and tests stay as they are.
 
         Parameters
         ----------
         count : int
             From 1 to the number of training pairs.
         """
-        return replace(self, train=self.train.take(count))
+        adjoint = self.adjoint
+        if adjoint is not None:  # what a model may learn from shrinks as a whole
+            adjoint = adjoint.take(min(positive_integer(count, "count"), len(adjoint)))
+        return replace(self, train=self.train.take(count), adjoint=adjoint)
 
     def split(self, count: int) -> tuple[DataSet, DataSet]:
         """Two data sets with the first `count` training pairs and with the others; validation and tests are shared.

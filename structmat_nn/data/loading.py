@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from structmat._check import positive_integer
+from structmat import ShapeError
+from structmat._check import finite, positive_integer
 from structmat._typing import NumpyArray
 
 from .cache import ChunkStore, cache_directory
@@ -23,7 +24,18 @@ __all__ = ["load", "names", "recipe"]
 
 # Where the recipe of each data set lives; a module is imported when its data set is asked for.
 _RECIPES = {
+    "burgers": ("burgers", "BURGERS"),
+    "convection-diffusion1d": ("convection", "CONVECTION_DIFFUSION_1D"),
+    "heat": ("heat", "HEAT"),
     "poisson1d": ("poisson1d", "POISSON_1D"),
+    "helmholtz2d": ("helmholtz", "HELMHOLTZ_2D"),
+    "helmholtz2d-indefinite": ("helmholtz", "HELMHOLTZ_2D_INDEFINITE"),
+    "poisson2d": ("poisson2d", "POISSON_2D"),
+    "poisson2d-lshape": ("poisson2d", "POISSON_2D_LSHAPE"),
+    "poisson2d-mixed": ("poisson2d", "POISSON_2D_MIXED"),
+    "poisson3d": ("poisson3d", "POISSON_3D"),
+    "gray-scott": ("gray_scott", "GRAY_SCOTT"),
+    "navier-stokes": ("navier_stokes", "NAVIER_STOKES"),
     "poisson1d-neumann": ("poisson1d", "POISSON_1D_NEUMANN"),
 }
 
@@ -149,19 +161,33 @@ def _parts(
     parts: dict[str, dict[str, NumpyArray]] = {}
     with _bar(made_by.name, sum(counts.values()), progress) as advance:
         for part, total in counts.items():
-            chunks = []
+            whole: dict[str, NumpyArray] = {}
             for number, start in enumerate(range(0, total, made_by.chunk)):
                 count = min(made_by.chunk, total - start)
                 arrays = None if store is None else store.read(part, number, count)
                 if arrays is None:
-                    arrays = made_by.generate(part, count, _generator(seed, made_by.name, part, number), size, settings)
+                    rng = _generator(seed, made_by.name, part, number)
+                    arrays = made_by.generate(part, count, rng, size, settings)
+                    _check_chunk(arrays, part, count, made_by.name)
                     if store is not None:
                         store.write(part, number, count, arrays)
-                chunks.append(arrays)
+                for key, array in arrays.items():  # copied at once, so that only one chunk is held twice
+                    if number == 0:
+                        whole[key] = np.empty((total, *array.shape[1:]), array.dtype)
+                    whole[key][start : start + count] = array
                 advance(count)
-            # one array after the other, so that no two copies of all of them are held
-            parts[part] = {key: np.concatenate([chunk.pop(key) for chunk in chunks]) for key in list(chunks[0])}
+            parts[part] = whole
     return parts
+
+
+def _check_chunk(arrays: Mapping[str, NumpyArray], part: str, count: int, name: str) -> None:
+    """What a recipe has made, before it is stored for good."""
+    for key, array in arrays.items():
+        if len(array) != count:
+            raise ShapeError(
+                f"the recipe of {name!r} made {len(array)} rows of {key!r} for {count} samples of {part!r}"
+            )
+        finite(array, f"{key} of {part!r} of {name!r}")
 
 
 def _generator(seed: int, name: str, part: str, chunk: int) -> np.random.Generator:

@@ -1,7 +1,11 @@
 """The cache: what is found again, what is made again, what is refused."""
 
+import dataclasses
 import json
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +129,26 @@ def test_nothing_is_unpickled(tmp_path):
         data.load(Counted().recipe, cache=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (lambda inputs: inputs[:1], "'counted' made 1 rows of 'inputs' for 4 samples of 'train'"),
+        (lambda inputs: inputs * np.nan, "inputs of 'train' of 'counted' must be finite"),
+    ],
+)
+def test_what_a_recipe_makes_is_checked_before_it_is_stored(tmp_path, bad, message):
+    counted = Counted()
+    made = counted.recipe.generate
+
+    def generate(*arguments):
+        arrays = made(*arguments)
+        return {**arrays, "inputs": bad(arrays["inputs"])}
+
+    with pytest.raises(ValueError, match=message):
+        data.load(dataclasses.replace(counted.recipe, generate=generate), cache=tmp_path)
+    assert not list(tmp_path.rglob("*.npz"))
+
+
 def test_the_folder_says_what_is_in_it(tmp_path):
     data.load(Counted().recipe, cache=tmp_path, seed=3)
     described = json.loads(next(tmp_path.rglob("recipe.json")).read_text())
@@ -144,3 +168,30 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
     assert cache_directory() == tmp_path / "structmat"
+
+
+ENDLESS = """
+import sys
+from structmat_nn import data
+data.load("burgers", samples={"train": 100000}, size=32, horizon=1.0, cache=sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_killed_process_leaves_whole_chunks(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ENDLESS, str(tmp_path)])
+    try:
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.rglob("train-*.npz"))) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    written = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("train-*.npz")}
+    assert len(written) >= 3
+    counts = {"train": 100 * len(written), "validation": 1, **dict.fromkeys(TEST_SETS, 1)}
+    resumed = data.load("burgers", samples=counts, size=32, horizon=1.0, cache=tmp_path)
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("train-*.npz")} == written
+    fresh = data.load("burgers", samples=counts, size=32, horizon=1.0, cache=False)
+    np.testing.assert_array_equal(resumed.train.outputs, fresh.train.outputs)
