@@ -168,7 +168,7 @@ def test_divergence_is_named():
             return super().forward(x) * float("inf")
 
     with pytest.raises(
-        NonFiniteError, match="training diverged: the loss is (nan|inf) before step .* lower learning_rate"
+        NonFiniteError, match=r"training diverged: the loss is (nan|inf) before step .* lower learning_rate"
     ):
         train(Explodes(8, 8), small_data(), **QUICK)
 
