@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from structmat import AccuracyWarning, ClusterTree, HSSMatrix, StructureWarning
+from structmat import AccuracyWarning, HSSMatrix, StructureWarning
 from structmat._backend import adjoint
 from structmat._typing import NumpyArray
 from structmat.hss.generators import Generators, halves, pairs
 from structmat.hss.sketched import Level, assemble
 
+from . import joint
 from .identify import IdentifiabilityReport, Observations
 from .priors import Prior
 from .recovery import least_squares
@@ -69,9 +70,16 @@ def fit_with_prior(
         "alternating", structure, noise=noise, weakest=0.0,
         residual=relative_residual(matrix, observed.inputs, observed.outputs), held_out=None, white_noise_error=None,
         identified=False, symmetric=symmetric,
-        advice=("record responses to random inputs: they determine the operator",),
+        advice=_advice(symmetric and wanted is None),
     )  # fmt: skip
     return certified(matrix, report), report
+
+
+def _advice(assumed: bool) -> tuple[str, ...]:
+    advice = ["record responses to random inputs: they determine the operator"]
+    if assumed:
+        advice.append("symmetry is only what these samples do not contradict: symmetric=False if the operator has none")
+    return tuple(advice)
 
 
 def _is_symmetric(task: Task, wanted: bool | None) -> bool:
@@ -256,28 +264,24 @@ def _sweep(now: _Telescope, x: NumpyArray, y: NumpyArray) -> None:
 
 def _descended(start: HSSMatrix, goal: Observations, steps: int) -> HSSMatrix:
     """The matrix that damped Gauss-Newton steps over all generators come to, for samples of both sides."""
-    import torch
-
-    from .joint import Problem, descend
-
-    def leaves(tree: ClusterTree, columns: NumpyArray | None) -> torch.Tensor | None:
-        return None if columns is None else torch.from_numpy(np.ascontiguousarray(tree.to_leaves(columns)))
-
-    x, y = leaves(start.col_tree, goal.inputs), leaves(start.row_tree, goal.outputs)
-    assert x is not None
-    assert y is not None
-    g, w = leaves(start.row_tree, goal.adjoint_inputs), leaves(start.col_tree, goal.adjoint_outputs)
+    if start.dtype.kind == "c":
+        raise TypeError(
+            "with a prior, rank= and samples of both sides the operator must be real; leave rank out, or pass real "
+            "samples"
+        )
     now = _telescope(start.generators)
-    sides = 2 if start.symmetric else 3
-    flat = [a for level in now.levels for a in (level.block, level.u, level.v)[:sides]]
-    *found, now.root = descend([*flat, now.root], Problem(x, y, g, w), steps)
-    for number, level in enumerate(now.levels):
-        part = found[sides * number : sides * (number + 1)]
-        level.block, level.u, level.v = part[0], part[1], part[-1]
-        if start.symmetric:
-            level.block = 0.5 * (level.block + adjoint(level.block))
-    if start.symmetric:
-        now.root = 0.5 * (now.root + adjoint(now.root))
+    u = tuple(level.u for level in now.levels)
+    v = u if start.symmetric else tuple(level.v for level in now.levels)
+    before = joint.Telescope(tuple(level.block for level in now.levels), u, v, now.root)
+    rows, columns = start.row_tree, start.col_tree
+    x, y = columns.to_leaves(goal.inputs), rows.to_leaves(goal.outputs)
+    g = w = None
+    if goal.adjoint_inputs is not None and goal.adjoint_outputs is not None:
+        g, w = rows.to_leaves(goal.adjoint_inputs), columns.to_leaves(goal.adjoint_outputs)
+    found = joint.descend(before, joint.Problem(x, y, g, w), steps)
+    now.root = found.root
+    for level, block, left, right in zip(now.levels, found.blocks, found.u, found.v, strict=True):
+        level.block, level.u, level.v = block, left, right
     for number, level in enumerate(now.levels):
         level.u, factor = np.linalg.qr(level.u)
         _push(now, number + 1, factor)

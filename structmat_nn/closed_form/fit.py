@@ -76,7 +76,7 @@ def _probes(matrix: HSSMatrix, count: int, rng: RandomLike) -> NumpyArray:
 def fit(
     inputs: Any, outputs: Any, *, leaf_size: int | None = None, rank: int | None = None, symmetric: bool | None = None,
     adjoint_inputs: Any = None, adjoint_outputs: Any = None, noise: float | str | None = None,
-    prior: Prior | None = None, tree: TreeLike = None, sweeps: int = 5, rng: RandomLike = None,
+    prior: Prior | None = None, tree: TreeLike = None, sweeps: int = 20, rng: RandomLike = None,
 ) -> FitResult:  # fmt: skip
     """Fit a rank-structured operator to recorded pairs, in closed form wherever the pairs determine it.
 

@@ -222,14 +222,15 @@ class Task:
         residual = relative_residual(matrix, self.observed.inputs, self.observed.outputs)
         level = max(noise, residual, REFIT_FLOOR)
         error = self._refit_error(matrix, noise, level, refit)
-        if held_out is not None:
-            error = max(error, float(np.sqrt(max(held_out**2 - noise**2, 0.0))))
-        if error > HOPELESS and held_out is None:
+        if error > HOPELESS:
             raise TooFewSamplesError(
                 f"the samples hardly determine the operator: a change of the outputs by {level:.1e} changes it by "
                 f"{error:.1e} (relative); the inputs are too much alike within the clusters (smallest singular value "
                 f"{weakest:.1e} of the largest), or too few; record responses to random inputs, or pass a prior"
             )
+        # what the fit leaves of samples, beyond the noise, it gets wrong
+        for left in (residual, held_out or 0.0):
+            error = max(error, float(np.sqrt(max(left**2 - noise**2, 0.0))))
         report = self.report(
             route, structure, noise=noise, weakest=weakest, residual=residual, held_out=held_out,
             white_noise_error=error, identified=True, symmetric=matrix.symmetric,

@@ -359,18 +359,22 @@ def apply(generators: Generators, x: Tensor, *, dense_level: int = 0) -> Tensor:
     if dense_level >= generators.levels:
         return dense(generators) @ x
     z = _to_slots(x, generators)
-    k = z.shape[-1]
     direct = []  # D z of the levels L .. dense_level + 1
     for level in range(generators.levels, dense_level, -1):
         diagonal, basis = generators.diagonal[level], generators.col_bases[level - 1]
-        blocks = z.reshape(*z.shape[:-2], 2**level, -1, k)  # (*lead, nodes, q, k)
+        blocks = by_node(z, level)  # (*lead, nodes, q, k)
         direct.append(diagonal @ blocks)
         z = (basis.mT @ blocks).flatten(-3, -2)
     y = inner_matrix(generators, dense_level) @ z
     for level in range(dense_level + 1, generators.levels + 1):
-        coefficients = y.reshape(*y.shape[:-2], 2**level, -1, k)  # (*lead, nodes, r, k)
+        coefficients = by_node(y, level)  # (*lead, nodes, r, k)
         y = (direct.pop() + generators.row_bases[level - 1] @ coefficients).flatten(-3, -2)
     return y if generators.row_slots is None else y.index_select(-2, generators.row_slots)
+
+
+def by_node(x: Tensor, level: int) -> Tensor:
+    """The rows of x (*lead, rows, k) by the nodes of a level, (*lead, 2**level, rows / 2**level, k)."""
+    return x.unflatten(-2, (2**level, x.shape[-2] >> level))
 
 
 def _to_slots(x: Tensor, generators: Generators) -> Tensor:

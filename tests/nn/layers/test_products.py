@@ -123,10 +123,12 @@ def test_autocast_keeps_the_generators_in_float32(name):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of the compiler itself
 @pytest.mark.parametrize("name", MAKERS)
 def test_compile_without_graph_breaks(name):
     layer = MAKERS[name](8)
     x = torch.randn(5, layer.in_features, dtype=torch.float64)
+    torch._dynamo.reset()
     compiled = torch.compile(layer, fullgraph=True)
 
     y = compiled(x)
