@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.integrate import solve_ivp
 
 from structmat import DeviceError, NonFiniteError, ShapeError
@@ -190,6 +191,18 @@ def test_initial_vorticity_has_the_stated_spectrum(rng):
         law = 7.0**1.5 * (4 * np.pi**2 * (j * j + k * k) + 49.0) ** -2.5
         assert power[j, k] == pytest.approx(law, rel=0.1)
     assert power[0, 0] < 1e-30
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+def test_a_gpu_gives_the_same_numbers(rng):
+    pairs = np.array(PAIRS)
+    states, vorticity = random_fourier(*pairs.T, 32, rng), 10 * initial_vorticity(3, 32, rng)
+    here, there = (solve_gray_scott(states, *pairs.T, steps=50, device=device) for device in (None, "cuda"))
+    np.testing.assert_allclose(there, here, rtol=0, atol=1e-12)
+    flow = {"viscosity": 1e-3, "horizon": 1.0, "steps": 20, "force": body_force(32)}
+    here, there = (solve_navier_stokes(vorticity, device=device, **flow) for device in (None, "cuda"))
+    np.testing.assert_allclose(there, here, rtol=0, atol=1e-12)
 
 
 # --------------------------------------------------------------------------------------------- errors
