@@ -15,7 +15,7 @@ from structmat.hss import dense
 
 from . import telescopic
 from .conversion import classical_matrix, compressed, telescopic_stacks, widened_stacks
-from .route import dense_is_faster
+from .route import dense_from
 from .structured import StructuredLinear, as_numpy, layer_trees, require_format, torch_dtype
 from .telescopic import Generators, Telescopic
 
@@ -117,6 +117,7 @@ class HSSLinear(StructuredLinear):
         super().__init__(in_features, out_features, bias=bias, route=route, device=device, dtype=dtype)
         shape = (self.out_features, self.in_features)
         self.structure = Telescopic.of(*shape, rank=rank, levels=levels, column_rank=column_rank)
+        self._dense_from = dense_from(self.structure)
         self.row_tree, self.col_tree = layer_trees(trees, shape, self.structure.levels)
         for name, size in self.structure.parameter_shapes.items():
             self.register_parameter(name, nn.Parameter(torch.empty(size, device=device, dtype=dtype)))
@@ -145,7 +146,7 @@ class HSSLinear(StructuredLinear):
         levels = self.structure.levels
         route = self.route
         if route == "auto":
-            route = "dense" if dense_is_faster(self.structure, columns) else "structured"
+            route = "dense" if columns >= self._dense_from else "structured"
         return {"structured": 0, "core": max(levels - 1, 0), "dense": levels}[route]
 
     def _deviations(self) -> dict[str, Tensor]:
