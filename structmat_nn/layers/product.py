@@ -51,7 +51,8 @@ def _levels(stacks: Sequence[Any]) -> list[_Level]:
 
 def _by_node(z: Tensor, stack: Tensor) -> Tensor:
     """The rows of z by the nodes of a stack, (nodes, rows / nodes, k)."""
-    return z.unflatten(0, (stack.shape[0], z.shape[0] // stack.shape[0]))
+    nodes = stack.shape[0]
+    return z.view(nodes, z.shape[0] // nodes, z.shape[1])
 
 
 def _up(levels: Sequence[_Level], x: Tensor) -> tuple[list[Tensor], Tensor]:
