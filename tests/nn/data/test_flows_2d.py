@@ -202,7 +202,7 @@ def test_bad_input_is_named():
         solve_gray_scott(np.ones((1, 2, 8, 8)), np.ones(2), 0.06, steps=1)
     with pytest.raises(ValueError, match="steps = 3 must be a multiple of stored = 2"):
         solve_gray_scott(np.ones((1, 2, 8, 8)), 0.03, 0.06, steps=3, stored=2)
-    with pytest.raises(ValueError, match="step must be positive"):
+    with pytest.raises(ValueError, match="step must be a positive finite number, but it is 0"):
         solve_gray_scott(np.ones((1, 2, 8, 8)), 0.03, 0.06, steps=1, step=0.0)
     with pytest.raises(NonFiniteError, match="initial must be finite"):
         solve_navier_stokes(np.full((1, 8, 8), np.inf), viscosity=0.1, horizon=1.0, steps=1)

@@ -249,13 +249,15 @@ def test_bad_settings_are_named():
         data.load("poisson2d", boundary=1.0, cache=False)
     with pytest.raises(ValueError, match="radius must lie between"):
         data.load("poisson2d-mixed", radius=0.6, cache=False)
+    with pytest.raises(ValueError, match="wave_number must be a positive finite number, but it is 'high'"):
+        data.load("helmholtz2d", wave_number="high", cache=False)
     with pytest.raises(ValueError, match="resonant"):
         data.load("helmholtz2d", wave_number=2 * np.pi, cache=False)
     with pytest.raises(ValueError, match="storage must be 'float32' or 'float64'"):
         data.load("poisson3d", storage="half", cache=False)
     with pytest.raises(ValueError, match="pairs must be a list of pairs"):
         data.load("gray-scott", pairs=[[0.1]], cache=False)
-    with pytest.raises(ValueError, match="horizon must be positive"):
+    with pytest.raises(ValueError, match="horizon must be a positive"):
         data.load("navier-stokes", horizon=0.0, cache=False)
 
 
