@@ -183,3 +183,14 @@ def test_bad_inputs_are_named():
         model(torch.ones(3, 16))
     with pytest.raises(TypeError, match=r"x is torch\.float64"):
         model(torch.ones(3, 17, dtype=torch.float64))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["1-D, hidden", "2-D, parameters", "3-D"])
+def test_it_compiles_as_one_graph(name):
+    model = built(name)
+    inputs = fields_for(model, 3)
+    y = torch.compile(model, fullgraph=True, backend="aot_eager")(*inputs)
+    y.sum().backward()
+    assert torch.allclose(y, model(*inputs), atol=1e-6)
+    assert all(p.grad is not None for p in model.parameters())
