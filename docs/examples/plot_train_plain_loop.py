@@ -2,8 +2,8 @@
 Training by a loop of one's own
 ===============================
 
-`structmat_nn.train` brings checkpoints, logs and budgets. A model is a ``torch.nn.Module`` all the same: here is the same
-training as a plain loop of PyTorch, on the Poisson equation in one dimension.
+`structmat_nn.train` brings checkpoints, logs and budgets. A model is a ``torch.nn.Module`` all the same: here is a
+plain loop of PyTorch that trains it, on the Poisson equation in one dimension.
 """
 
 import matplotlib.pyplot as plt
