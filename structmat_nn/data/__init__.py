@@ -4,7 +4,14 @@ from .cache import CacheWarning, cache_directory
 from .dataset import TEST_SETS, DataSet, Pairs, Recipe
 from .lifting2d import lift_dirichlet2d
 from .loading import load, names, recipe
-from .normalise import NORMALISERS, IdentityNormaliser, MaximumNormaliser, MeanStandardNormaliser, Normaliser
+from .normalise import (
+    NORMALISERS,
+    CentredMaximumNormaliser,
+    IdentityNormaliser,
+    MaximumNormaliser,
+    MeanStandardNormaliser,
+    Normaliser,
+)
 from .poisson1d import lift_dirichlet
 from .well import WellFile, load_well
 
@@ -12,6 +19,7 @@ __all__ = [
     "NORMALISERS",
     "TEST_SETS",
     "CacheWarning",
+    "CentredMaximumNormaliser",
     "DataSet",
     "IdentityNormaliser",
     "MaximumNormaliser",

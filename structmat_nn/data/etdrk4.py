@@ -112,5 +112,5 @@ def two_thirds(n: int) -> NumpyArray:
 
 def chunk_length(bytes_each: int, device: str | None) -> int:
     """How many samples are advanced together: on a CPU as many as stay in the cache, elsewhere as many as fit."""
-    budget = 2**21 if device is None or device == "cpu" else 2**30
+    budget = 2**20 if device is None or device == "cpu" else 2**30
     return max(1, budget // bytes_each)

@@ -188,12 +188,13 @@ def _generate(part: str, count: int, rng: np.random.Generator, size: Size, setti
         start, viscosity=settings["viscosity"], horizon=settings["horizon"], steps=settings["steps"],
         force=body_force(n), device=settings["device"], dtype=settings["precision"],
     )[:, -1]  # fmt: skip
-    before, after = (end, start) if settings["inverse"] else (start, end)
-    return {"inputs": before, "outputs": after}
+    return {"start": start, "end": end}
 
 
 def _assemble(name: str, parts: Parts, size: Size, settings: Settings) -> DataSet:
-    return DataSet(name, **pairs_by_part(parts), grid=(axis_points(size[0]),) * 2, settings=dict(settings))
+    before, after = ("end", "start") if settings["inverse"] else ("start", "end")
+    pairs = {part: {"inputs": arrays[before], "outputs": arrays[after]} for part, arrays in parts.items()}
+    return DataSet(name, **pairs_by_part(pairs), grid=(axis_points(size[0]),) * 2, settings=dict(settings))
 
 
 def _check_settings(size: Size, settings: Settings) -> None:
@@ -225,4 +226,5 @@ NAVIER_STOKES = Recipe(
     settings=_SETTINGS,
     check=_check_settings,
     chunk=100,
+    outside=("inverse", "device"),
 )

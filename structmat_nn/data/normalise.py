@@ -13,7 +13,14 @@ from structmat import ShapeError
 from structmat._check import finite, positive_integer
 from structmat._typing import NumpyArray
 
-__all__ = ["NORMALISERS", "IdentityNormaliser", "MaximumNormaliser", "MeanStandardNormaliser", "Normaliser"]
+__all__ = [
+    "NORMALISERS",
+    "CentredMaximumNormaliser",
+    "IdentityNormaliser",
+    "MaximumNormaliser",
+    "MeanStandardNormaliser",
+    "Normaliser",
+]
 
 Self = TypeVar("Self", bound="Normaliser")
 
@@ -26,7 +33,7 @@ class Normaliser(nn.Module):
 
     Parameters
     ----------
-    shift, scale : array_like of shape () or (channels, 1, ..., 1)
+    shift, scale : array_like of shape (), (channels, 1, ..., 1) or ([channels,] *size)
         Finite, of equal shape; no entry of `scale` is zero.
 
     Raises
@@ -114,7 +121,9 @@ class Normaliser(nn.Module):
         return self.normalise(x)
 
     def extra_repr(self) -> str:
-        """The numbers of the channels, for printing."""
+        """The numbers of the channels, for printing; of whole fields, their shape."""
+        if self.shift.numel() > 8:
+            return f"fields of shape {tuple(self.shift.shape)}"
         return f"shift={self.shift.flatten().tolist()}, scale={self.scale.flatten().tolist()}"
 
 
@@ -183,7 +192,36 @@ class MeanStandardNormaliser(Normaliser):
         return _reduced(mean[0]), _reduced(deviation)
 
 
+class CentredMaximumNormaliser(Normaliser):
+    """Subtracts the mean field of the training data, then divides by the largest absolute value that is left.
+
+    For a linear map u = G f the means belong together, so that u - mean(u) = G (f - mean(f)): the model still learns G,
+    from data that are not dominated by one field, which gradient methods learn in fewer steps.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from structmat_nn.data import CentredMaximumNormaliser
+    >>> normaliser = CentredMaximumNormaliser.fit([[1.0, -4.0], [3.0, 4.0]])
+    >>> normaliser.normalise(torch.tensor([2.0, 2.0])), normaliser.restore(torch.tensor([0.0, 1.0]))
+    (tensor([0.0000, 0.5000]), tensor([2., 4.]))
+    """
+
+    @staticmethod
+    def _statistics(values: NumpyArray, axes: tuple[int, ...]) -> tuple[NumpyArray, NumpyArray]:
+        mean = values.mean(axis=0)  # ([channels,] *size)
+        spread = np.abs(values - mean).max(axis=axes, keepdims=True)[0]
+        flat = spread <= 8 * np.finfo(np.float64).eps * np.abs(values).max(axis=axes, keepdims=True)[0]
+        if flat.any():
+            raise ValueError(
+                f"values cannot be scaled by the largest difference from their mean{_where(~flat)}: all samples are "
+                "equal; give more samples, or use MaximumNormaliser"
+            )
+        return mean, np.broadcast_to(spread, mean.shape).copy()
+
+
 NORMALISERS: dict[str, type[Normaliser]] = {
+    "centred-maximum": CentredMaximumNormaliser,
     "identity": IdentityNormaliser,
     "maximum": MaximumNormaliser,
     "mean-standard": MeanStandardNormaliser,

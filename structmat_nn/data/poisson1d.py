@@ -225,13 +225,14 @@ def _generate_neumann(
 ) -> dict[str, NumpyArray]:
     points = (np.arange(size[0]) + 0.5) / size[0]
     if part == "white noise" or (settings["train_on"] == "white noise" and part in ("train", "validation")):
+        # With its mean, which the operator takes out: without it the inputs would not span, and identify nothing.
         forcing = white_noise(count, size, rng=rng)
     else:
         modes = np.arange(11, 21) if part == "out of span" else np.arange(1, 11)
         forcing = sine_series(rng.uniform(0.0, 1.0, (count, 10)), points, 2 * modes)
         if part == "out of span" and count > 1:
             forcing[1::2] = gaussian_random_field(count // 2, size, boundary="neumann", rng=rng, **_FIELD)
-    forcing -= forcing.mean(axis=1, keepdims=True)
+        forcing -= forcing.mean(axis=1, keepdims=True)
     return {"inputs": forcing, "outputs": solve_poisson1d_neumann(forcing)}
 
 

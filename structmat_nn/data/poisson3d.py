@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from structmat._backend import thread_count
 from structmat._typing import NumpyArray
 
 from .compact import solve_dirichlet
@@ -21,7 +22,7 @@ def _generate(part: str, count: int, rng: np.random.Generator, size: Size, setti
     else:
         spans = (3, 23, 1), (24, min(43, n - 1), 1)
         forcing = draw_forcing(part, count, rng, n, terms=20, spans=spans, boundary="dirichlet", dimension=3)
-    solution = solve_dirichlet(forcing, 3)
+    solution = solve_dirichlet(forcing, 3, workers=thread_count())
     # the solution belongs to the float64 forcing: the stored numbers are off by one rounding each
     return {"inputs": forcing.astype(settings["storage"]), "outputs": solution.astype(settings["storage"])}
 

@@ -242,8 +242,8 @@ def build_model(case: Case, dataset: DataSet, seed: int) -> tuple[torch.nn.Modul
     """The model with the initial parameters of a seed, and the specification that rebuilds it."""
     from ..models import create
 
-    channels = {"in_channels": dataset.channels[0], "out_channels": dataset.channels[1]}
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in case.options.items()}
+    channels: dict[str, Any] = {"in_channels": dataset.channels[0], "out_channels": dataset.channels[1]}
+    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in case.options.items()}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = create(case.model_name, dataset.size, **channels, **options)
@@ -287,6 +287,8 @@ def _train(
     if "steps" in options:
         steps = options.pop("steps")
         options["epochs"] = -(-steps // -(-samples // min(options["batch_size"], samples)))
+    if "betas" in options:
+        options["betas"] = tuple(options["betas"])
     options["normalise"] = _normaliser(options.pop("normalise", "maximum"))
     by_gradient = getattr(model, "trained_by", "gradient") == "gradient"
     return train(
@@ -320,5 +322,5 @@ def _measured(trained: TrainingResult, dataset: DataSet) -> dict[str, Any]:
         "validation": {stage.name: stage.validation_error for stage in trained.stages},
         "stage_seconds": {stage.name: stage.seconds for stage in trained.stages},
         "chosen_stage": chosen.name, "history": trained.history,
-        "evaluated_in": {stage.name: str(stage.operator.best_precision).removeprefix("torch.") for stage in trained.stages},
+        "evaluated_in": str(trained.operator.best_precision).removeprefix("torch."),
     }  # fmt: skip

@@ -29,7 +29,7 @@ def telescopic_stacks(generators: Generators) -> dict[str, NumpyArray]:
         _, r, c = couplings.shape
         inner = np.zeros((2 ** (level - 1), 2, r, 2, c), dtype=couplings.dtype)
         inner[:, 0, :, 1], inner[:, 1, :, 0] = couplings[::2], couplings[1::2]
-        stacks[f"D{level - 1}"] = inner.reshape(-1, 2 * r, 2 * c)
+        stacks[f"D{level - 1}"] = inner.reshape(2 ** (level - 1), 2 * r, 2 * c)
         stacks[f"U{level}"], stacks[f"V{level}"] = g.row_basis[level], g.col_basis[level]
     return stacks
 

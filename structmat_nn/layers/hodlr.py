@@ -15,8 +15,8 @@ from structmat.blocks import BlockBatch, LowRankBatch
 from structmat.certificate import exact
 from structmat.flat.storage import FlatBlocks
 
-from .structured import StructuredLinear, layer_trees, require_format, torch_dtype
-from .telescopic import checked_levels, filled_slots, ranks_by_level
+from .structured import StructuredLinear, balanced_factors, layer_trees, require_format, torch_dtype
+from .telescopic import by_node, checked_levels, filled_slots, ranks_by_level
 
 __all__ = ["HODLRLinear"]
 
@@ -125,9 +125,9 @@ class HODLRLinear(StructuredLinear):
     def _factors(self, level: int) -> tuple[Tensor, Tensor]:
         """U (2**level, P, r) of each node and V (2**level, Q, r) of its sibling, in padded leaves."""
         nodes, p, q = self._leaf_shape
-        u = _spread(getattr(self, f"U{level}"), self.row_filled, nodes * p).reshape(2**level, -1, self.ranks[level - 1])
-        v = _spread(getattr(self, f"V{level}"), self.col_filled, nodes * q).reshape(2**level, -1, self.ranks[level - 1])
-        return u, _siblings(v)
+        u = _spread(getattr(self, f"U{level}"), self.row_filled, nodes * p)
+        v = _spread(getattr(self, f"V{level}"), self.col_filled, nodes * q)
+        return by_node(u, level), _siblings(by_node(v, level))
 
     def dense_weight(self) -> Tensor:
         """The weight as one differentiable matrix, (out_features, in_features). Cost O(n^2 r)."""
@@ -146,12 +146,11 @@ class HODLRLinear(StructuredLinear):
         if self.route == "dense" or self.levels == 0:
             return self.dense_weight() @ x
         nodes, _, q = self._leaf_shape
-        k = x.shape[-1]
         z = _spread(x, self.col_slots, nodes * q)  # (slots, k)
-        y = (self._leaves() @ z.reshape(nodes, q, k)).flatten(0, 1)
+        y = (self._leaves() @ by_node(z, self.levels)).flatten(0, 1)
         for level in range(1, self.levels + 1):
             u, v = self._factors(level)
-            beside = _siblings(z.reshape(2**level, -1, k))
+            beside = _siblings(by_node(z, level))
             y = y + (u @ (v.mT @ beside)).flatten(0, 1)
         return y if self.row_slots is None else y.index_select(0, self.row_slots)
 
@@ -216,27 +215,31 @@ class HODLRLinear(StructuredLinear):
         return HODLRMatrix(FlatBlocks(tuple(near), tuple(far)), self.row_tree, self.col_tree, certificate)
 
     def _load_dense(self, weight: NumpyArray) -> None:
-        matrix = HODLRMatrix.from_dense(weight, (self.row_tree, self.col_tree), rtol=1e-15)
-        self._load_blocks(*_padded_blocks(matrix))
+        nodes, p, q = self._leaf_shape
+        padded = np.zeros((nodes * p, nodes * q))
+        padded[np.ix_(self.row_tree.leaf_slots, self.col_tree.leaf_slots)] = weight
+        node = np.arange(nodes)
+        leaves = padded.reshape(nodes, p, nodes, q)[node, :, node]
+        factors = []
+        for level, rank in enumerate(self.ranks, start=1):
+            node = np.arange(2**level)
+            size = nodes >> level
+            blocks = padded.reshape(2**level, p * size, 2**level, q * size)[node, :, node ^ 1]  # (2**level, P, Q)
+            factors.append(balanced_factors(blocks, rank))
+        self._load_blocks(leaves, factors)
 
     def _load_blocks(self, leaves: NumpyArray, factors: list[tuple[NumpyArray, NumpyArray]]) -> None:
+        """Copy padded leaves, and for each level U of each node and V of its sibling, of exactly the layer's ranks."""
         flat = torch.from_numpy(leaves).flatten()
         self._load("D", (flat if self.D_entries is None else flat[self.D_entries.cpu()]).reshape(self.D.shape))
         for level, (u, v) in enumerate(factors, start=1):
-            rank = self.ranks[level - 1]
-            u, v = _cut(u, v, rank)
-            for letter, factor, filled in (
-                ("U", u, self.row_filled),
-                ("V", _siblings(torch.from_numpy(v)), self.col_filled),
+            beside = _siblings(torch.from_numpy(v))
+            for name, factor, filled in (
+                (f"U{level}", torch.from_numpy(u), self.row_filled),
+                (f"V{level}", beside, self.col_filled),
             ):
-                values = torch.as_tensor(factor).flatten(0, 1)
-                values = values if filled is None else values[filled.cpu()]
-                name = f"{letter}{level}"
-                kept = getattr(self, name).detach().cpu().double().clone()
-                kept[:, : values.shape[1]] = values
-                if letter == "U":
-                    kept[:, values.shape[1] :] = 0.0  # V keeps its values there: the spare rank stays trainable
-                self._load(name, kept)
+                values = factor.flatten(0, 1)
+                self._load(name, values if filled is None else values[filled.cpu()])
 
 
 def _slots(tree: ClusterTree) -> NumpyArray | None:
@@ -252,16 +255,7 @@ def _spread(values: Tensor, index: Tensor | None, size: int) -> Tensor:
 
 def _siblings(blocks: Tensor) -> Tensor:
     """The blocks of a level (2**l, p, k) with each pair of siblings exchanged."""
-    return blocks.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
-
-
-def _cut(u: NumpyArray, v: NumpyArray, rank: int) -> tuple[NumpyArray, NumpyArray]:
-    """The best factors of this rank of the blocks u v^T, or u and v where they are that narrow."""
-    if u.shape[2] <= rank:
-        return u, v
-    (qu, ru), (qv, rv) = np.linalg.qr(u), np.linalg.qr(v)
-    x, s, yt = np.linalg.svd(ru @ rv.swapaxes(1, 2), full_matrices=False)
-    return (qu @ x)[:, :, :rank] * s[:, None, :rank], (qv @ yt.swapaxes(1, 2))[:, :, :rank]
+    return blocks.unflatten(0, (len(blocks) // 2, 2)).flip(1).flatten(0, 1)
 
 
 def _padded_blocks(matrix: HODLRMatrix) -> tuple[NumpyArray, list[tuple[NumpyArray, NumpyArray]]]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from structmat import Certificate, ClusterTree, HSSMatrix
 from structmat._typing import NumpyArray
+from structmat.hss import dense
 
 from . import telescopic
 from .conversion import classical_matrix, compressed, telescopic_stacks, widened_stacks
@@ -213,7 +215,9 @@ class HSSLinear(StructuredLinear):
             self._load(name, self.structure.stored(name, torch.from_numpy(stack)))
 
     def _load_dense(self, weight: NumpyArray) -> None:
-        self.load_matrix(HSSMatrix.from_dense(weight, (self.row_tree, self.col_tree), rtol=1e-15))
+        tail = 1e-15 * float(np.linalg.norm(weight))  # what is cut is cut by the ranks alone
+        full, _ = dense.compress(weight, self.row_tree, self.col_tree, tail=tail, max_rank=None, symmetric=False)
+        self._load_stacks(telescopic_stacks(compressed(full, self.structure.row_ranks, self.structure.col_ranks)))
 
     @torch.no_grad()
     def init_from_samples(

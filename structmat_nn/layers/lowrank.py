@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from structmat._check import positive_integer
 from structmat._typing import NumpyArray
 
-from .structured import StructuredLinear, as_numpy
+from .structured import StructuredLinear, as_numpy, balanced_factors
 
 __all__ = ["LowRankLinear"]
 
@@ -111,10 +110,9 @@ class LowRankLinear(StructuredLinear):
         return self._numpy(self.U).copy(), self._numpy(self.V).copy()
 
     def _load_dense(self, weight: NumpyArray) -> None:
-        x, s, yt = np.linalg.svd(weight, full_matrices=False)
-        root = np.sqrt(s[: self.rank])
-        self._load("U", x[:, : self.rank] * root)
-        self._load("V", yt[: self.rank].T * root)
+        u, v = balanced_factors(weight, self.rank)
+        self._load("U", u)
+        self._load("V", v)
 
     def extra_repr(self) -> str:
         """Sizes and rank, for `print`."""

@@ -191,6 +191,18 @@ def as_numpy(a: Any, name: str) -> NumpyArray:
     return array
 
 
+def balanced_factors(blocks: NumpyArray, rank: int) -> tuple[NumpyArray, NumpyArray]:
+    """U (..., p, rank) and V (..., q, rank) of the best approximations U V^T, of equal norms.
+
+    Where a block has a lower rank, U is zero and V is not: as zeros both would get no gradients.
+    """
+    x, s, yt = np.linalg.svd(blocks, full_matrices=False)
+    s = s[..., None, :rank]
+    used = s > 1e-14 * s[..., :1]
+    root = np.sqrt(s)
+    return x[..., :rank] * np.where(used, root, 0.0), yt.swapaxes(-2, -1)[..., :rank] * np.where(used, root, 1.0)
+
+
 def layer_trees(
     trees: tuple[ClusterTree, ClusterTree] | None, shape: tuple[int, int], levels: int
 ) -> tuple[ClusterTree, ClusterTree]:

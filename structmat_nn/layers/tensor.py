@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from structmat._check import positive_integer
-from structmat.exceptions import ShapeError
+from structmat.exceptions import ShapeError, StructureWarning
 
 from .. import _check
 from . import telescopic
@@ -229,7 +230,9 @@ class HSSTensorLinear(nn.Module):
             )  # fmt: skip
             found, error = [], 0.0
             for factor in stack:
-                error = max(error, single.init_from_dense(factor))
+                with warnings.catch_warnings():  # whether HSS pays was decided with the ranks of the layer
+                    warnings.simplefilter("ignore", StructureWarning)
+                    error = max(error, single.init_from_dense(factor))
                 found.append({name: getattr(single, name).detach().clone() for name in structure.parameter_shapes})
             self.set_factors(mode, {name: torch.stack([f[name] for f in found]) for name in found[0]})
             errors.append(error)

@@ -13,8 +13,8 @@ from .factformer import FactFormer
 from .fno import FNO
 from .green_learning import GreenLearning
 from .least_squares import LeastSquares
-from .recovery import ClosedFormRecovery
 from .neural_hss import NeuralHSS
+from .recovery import ClosedFormRecovery
 from .resnet import ResNet
 from .transolver import Transolver
 

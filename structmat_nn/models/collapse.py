@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -157,7 +158,9 @@ def _hss(module: HSSLinear | LowRankTensorMap, levels: int) -> sm.HSSMatrix:
         return module.to_matrix()
     dense = module.dense_weight().detach().numpy()
     row_tree, col_tree = (sm.ClusterTree.balanced(n, depth=levels) for n in dense.shape)
-    return sm.HSSMatrix.from_dense(dense, (row_tree, col_tree), rtol=1e-14)
+    with warnings.catch_warnings():  # whether the product has structure shows at the end
+        warnings.simplefilter("ignore", sm.StructureWarning)
+        return sm.HSSMatrix.from_dense(dense, (row_tree, col_tree), rtol=1e-14)
 
 
 def _kronecker(module: HSSTensorLinear | LowRankTensorMap, model: NeuralHSS) -> KroneckerSum:

@@ -82,6 +82,7 @@ class Course(pl.Callback):
     # ---------------------------------------------------------------------------------- hooks of Lightning
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: TrainingModule) -> None:
+        """Start the clock."""
         self._started = self._saved = time.perf_counter()
         self._first_step = pl_module.step
         pl_module.stops_at = functools.partial(self._next_stop, pl_module)
@@ -91,6 +92,7 @@ class Course(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: TrainingModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Do what is due after the steps of a batch."""
         step = pl_module.step
         if self.budget is not None:
             self._keep_budget(step, self.budget, trainer, pl_module)
@@ -106,6 +108,7 @@ class Course(pl.Callback):
             self._save_if_due(step, trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take the bar away."""
         if self._bar is not None:
             self._bar.close()
 
@@ -133,11 +136,13 @@ class Course(pl.Callback):
             torch.cuda.set_rng_state_all([part.cpu() for part in state["random"]["cuda"]])
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: TrainingModule, checkpoint: dict[str, Any]) -> None:
+        """Add what the module keeps beside its parameters."""
         checkpoint["step"] = pl_module.step
         checkpoint["schedule"] = pl_module.schedule.state()
         checkpoint["mean_loss"] = {"sum": float(pl_module._loss_sum), "count": pl_module._loss_count}
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: TrainingModule, checkpoint: dict[str, Any]) -> None:
+        """Restore it."""
         pl_module.step = checkpoint["step"]
         pl_module.schedule.restore(checkpoint["schedule"])
         pl_module._loss_sum, pl_module._loss_count = checkpoint["mean_loss"]["sum"], checkpoint["mean_loss"]["count"]

@@ -226,8 +226,8 @@ def _last_layer(operator: LearnedOperator, inputs: Tensor) -> tuple[HSSLinear | 
     if seen:
         layer, features, made = seen[-1]
         if made.numel() == outputs.numel() and torch.equal(made.reshape(-1), outputs.reshape(-1)):
-            return layer, features.reshape(len(inputs), -1)  # type: ignore[return-value]
+            return layer, features.reshape(len(inputs), -1)
     raise ValueError(
-        f"LastLayer needs a model whose output is that of an HSSLinear or a torch.nn.Linear, but {type(operator.model).__name__} "
-        "ends otherwise; use LBFGS, or end the model with such a layer"
+        f"LastLayer needs a model whose output is that of an HSSLinear or a torch.nn.Linear, but "
+        f"{type(operator.model).__name__} ends otherwise; use LBFGS, or end the model with such a layer"
     )

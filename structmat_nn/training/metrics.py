@@ -57,8 +57,8 @@ def relative_l2(prediction: Any, target: Any, mask: Any = None) -> float:
     error, reference = _norms(prediction, target, mask, kept=1)
     if (reference == 0).any():
         raise ValueError(
-            f"target must not be zero, but its sample {int(np.argmin(reference))} is zero at every valid point, and has "
-            "no relative error; leave it out, or use trajectory_l2, which is absolute"
+            f"target must not be zero, but its sample {int(np.argmin(reference))} is zero at every valid point, and "
+            "has no relative error; leave it out, or use trajectory_l2, which is absolute"
         )
     return float(np.mean(error / reference))
 

@@ -1,8 +1,8 @@
 """The Lightning module: what one step of training is. Only `train` imports it, since Lightning takes seconds to import.
 
 Lightning chooses the hardware, the strategy and the precision, and keeps logs and checkpoints; the steps themselves are
-written out here. The data lie on the device as whole tensors. What a step sees is a function of the seed and of the number of the step,
-so that a run that was killed continues with the very batch that comes next.
+written out here. The data lie on the device as whole tensors. What a step sees is a function of the seed and of the
+number of the step, so that a run that was killed continues with the very batch that comes next.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ class Batches:
         return itertools.count()
 
     def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the number of the step is with the module."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
+        """Take nothing."""
 
 
 class TrainingModule(pl.LightningModule):
@@ -116,7 +117,7 @@ class TrainingModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Fetch what each step needs, once."""
-        self._optimiser = self.optimizers(use_pl_optimizer=False)
+        self._optimiser: Any = self.optimizers(use_pl_optimizer=False)
         self._scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         # With several processes each batch of Lightning is one step: its wrapper synchronises one backward pass.
         self._alone = self.trainer.world_size == 1

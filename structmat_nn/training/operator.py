@@ -45,7 +45,7 @@ class LearnedOperator(nn.Module):
     >>> import torch
     >>> from structmat_nn.training import LearnedOperator
     >>> operator = LearnedOperator(torch.nn.Identity(), residual=True)
-    >>> operator.predict(np.ones((3, 8))).sum()
+    >>> operator.predict(np.ones((3, 8))).sum().item()
     48.0
     >>> operator.rollout(np.ones((3, 8)), steps=4)[0, :, 0]
     array([ 2.,  4.,  8., 16.])
@@ -78,7 +78,8 @@ class LearnedOperator(nn.Module):
     def dtype(self) -> torch.dtype:
         """The precision that the parameters have; that of torch where there are none."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
-        return next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
+        inexact = (t.dtype for t in tensors if t.is_floating_point() or t.is_complex())
+        return next(inexact, torch.get_default_dtype()).to_real()
 
     @property
     def device(self) -> torch.device:
@@ -87,7 +88,7 @@ class LearnedOperator(nn.Module):
 
     @property
     def best_precision(self) -> torch.dtype:
-        """The precision that errors are measured in: float64, unless the model says that it computes in float32 only."""
+        """What errors are measured in: float64, unless the model says that it computes in float32 only."""
         return torch.float32 if getattr(self.model, "single_precision_only", False) else torch.float64
 
     def in_double_precision(self) -> LearnedOperator:
@@ -294,7 +295,8 @@ def _normaliser_name(normaliser: Normaliser | None) -> str | None:
         if type(normaliser) is kind:
             return name
     raise ValueError(
-        f"a {type(normaliser).__name__} cannot be saved; use one of {', '.join(k.__name__ for k in NORMALISERS.values())}"
+        f"a {type(normaliser).__name__} cannot be saved; use one of "
+        f"{', '.join(kind.__name__ for kind in NORMALISERS.values())}"
     )
 
 

@@ -36,8 +36,8 @@ class CosineSchedule:
     Examples
     --------
     >>> from structmat_nn.training import CosineSchedule
-    >>> schedule = CosineSchedule(1e-3, 1e-5, 100)
-    >>> schedule.rate(0), schedule.rate(50), schedule.rate(99)
+    >>> schedule = CosineSchedule(1e-3, 1e-5, 101)
+    >>> schedule.rate(0), schedule.rate(50), schedule.rate(100)
     (0.001, 0.000505, 1e-05)
     >>> schedule.replan(50, 60)
     >>> schedule.rate(50), schedule.rate(59)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import os
 import time
@@ -216,7 +217,7 @@ def train(
     (20, False, 'adamw')
     """
     settings = TrainingSettings(
-        epochs, batch_size, learning_rate, minimum_learning_rate, weight_decay, tuple(betas), clip, slope_penalty,
+        epochs, batch_size, learning_rate, minimum_learning_rate, weight_decay, betas, clip, slope_penalty,
         bool(residual), seed, precision, validations,
     )  # fmt: skip
     if budget is not None and non_negative(budget, "budget") == 0:
@@ -259,11 +260,26 @@ class _Prepared:
         self.outputs = _encode(operator.output_normaliser, targets)
         self.validation = dataset.validation
         self.mask: NumpyArray | None = dataset.mask
+        self._adjoint = (
+            None if dataset.adjoint is None else dataset.adjoint.take(min(len(dataset.adjoint), len(dataset.train)))
+        )
 
     def weights(self, dtype: torch.dtype) -> Tensor | None:
         if self.mask is None:
             return None
         return torch.as_tensor(self.mask / self.mask.mean(), dtype=dtype)
+
+    def adjoint(self, operator: LearnedOperator) -> dict[str, NumpyArray]:
+        """Pairs of the adjoint of the normalised map: if that is A s / t, its adjoint is (s / t) times that of A."""
+        scales, kept = [], self._adjoint
+        for normaliser in (operator.input_normaliser, operator.output_normaliser):
+            if normaliser is not None and bool(normaliser.shift.any()):
+                return {}  # the map between normalised fields is then affine, and has no adjoint
+            scales.append(1.0 if normaliser is None else float(normaliser.scale))
+        if kept is None:
+            return {}
+        outputs = kept.outputs - kept.inputs if operator.residual else kept.outputs
+        return {"adjoint_inputs": kept.inputs, "adjoint_outputs": outputs * (scales[0] / scales[1])}
 
     def validation_error(self, operator: LearnedOperator) -> float:
         prediction = operator.predict(self.validation.inputs)
@@ -319,9 +335,11 @@ class _Run:
 
 
 def _fit(operator: LearnedOperator, pairs: _Prepared) -> _Run:
+    """Let the model fit itself to the normalised pairs, and to those of the adjoint where it takes them."""
     started = time.perf_counter()
-    with_precision(operator.model, torch.float64)
-    operator.model.fit(pairs.inputs, pairs.outputs)
+    model: Any = with_precision(operator.model, torch.float64)
+    takes_adjoint = "adjoint_inputs" in inspect.signature(model.fit).parameters
+    model.fit(pairs.inputs, pairs.outputs, **(pairs.adjoint(operator) if takes_adjoint else {}))
     seconds = time.perf_counter() - started
     return _Run(operator, "fit", pairs.validation_error(operator), [], seconds, 0, 0, 0)
 
@@ -346,7 +364,9 @@ def _optimise(
 
         model, samples, dtype = operator.model, len(pairs.inputs), operator.dtype
         planned = settings.steps(samples)
-        schedule = CosineSchedule(settings.learning_rate, settings.minimum_learning_rate, planned)
+        # A run that fills its budget knows its number of steps after the first measurement; until then there is no end.
+        steps = 10**12 if fill else planned
+        schedule = CosineSchedule(settings.learning_rate, settings.minimum_learning_rate, steps)
         forward: Callable[[Tensor], Tensor] = torch.compile(model) if compiled else model
         module = TrainingModule(
             model, forward, pairs.inputs.to(dtype), pairs.outputs.to(dtype), pairs.weights(dtype), settings, schedule,
@@ -383,7 +403,7 @@ def _slopes(model: nn.Module) -> list[Tensor]:
 def _trainer(settings: TrainingSettings, course: Any, folder: Path | None, hardware: dict[str, Any]) -> Any:
     import lightning.pytorch as pl
 
-    precision = {"32": "32-true", "64": "64-true"}.get(settings.precision, settings.precision)
+    precision: Any = {"32": "32-true", "64": "64-true"}.get(settings.precision, settings.precision)
     return pl.Trainer(
         **hardware,
         precision=precision,

@@ -125,8 +125,8 @@ def test_data_sets_are_frozen_and_checked():
     dataset = DataSet("mine", pairs, pairs, tests, grid)
     with pytest.raises(dataclasses.FrozenInstanceError):
         dataset.name = "other"
-    with pytest.raises(ShapeError, match="no 'white noise'"):
-        DataSet("mine", pairs, pairs, {"in span": pairs, "out of span": pairs}, grid)
+    with pytest.raises(ShapeError, match="no 'in span'"):
+        DataSet("mine", pairs, pairs, {"white noise": pairs, "out of span": pairs}, grid)
     with pytest.raises(ShapeError, match=r"inputs of 'train' have samples of shape \(4,\)"):
         DataSet("mine", pairs, pairs, tests, (np.arange(5.0),))
     with pytest.raises(ShapeError, match="2 channels"):

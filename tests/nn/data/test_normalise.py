@@ -7,6 +7,7 @@ import torch
 from structmat import NonFiniteError, ShapeError
 from structmat_nn.data import (
     NORMALISERS,
+    CentredMaximumNormaliser,
     IdentityNormaliser,
     MaximumNormaliser,
     MeanStandardNormaliser,
@@ -44,6 +45,25 @@ def test_scores_have_mean_zero_and_deviation_one(rng):
     scores = MeanStandardNormaliser.fit(values, channels=2).normalise(torch.tensor(values)).numpy()
     np.testing.assert_allclose(scores.mean(axis=(0, 2)), 0, atol=1e-12)
     np.testing.assert_allclose(scores.std(axis=(0, 2)), 1, rtol=1e-12)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_centred_fields_have_mean_zero_and_largest_value_one(channels, rng):
+    values = rng.standard_normal((30, 2, 8)) * np.array([1.0, 50.0])[:, None] + np.arange(8.0)
+    centred = CentredMaximumNormaliser.fit(values, channels=channels).normalise(torch.tensor(values)).numpy()
+    np.testing.assert_allclose(centred.mean(axis=0), 0, atol=1e-13)
+    largest = abs(centred).max(axis=(0, 2) if channels == 2 else None)
+    np.testing.assert_allclose(largest, 1, rtol=1e-13)
+
+
+def test_a_linear_map_stays_linear_between_centred_fields(rng):
+    operator, inputs = rng.standard_normal((6, 6)), rng.random((40, 6))
+    outputs = inputs @ operator.T
+    f, u = CentredMaximumNormaliser.fit(inputs), CentredMaximumNormaliser.fit(outputs)
+    learnt = operator * (f.scale[0] / u.scale[0]).item()
+    x = rng.standard_normal((3, 6))
+    predicted = u.restore(f.normalise(torch.tensor(x)) @ torch.tensor(learnt).T)
+    torch.testing.assert_close(predicted, torch.tensor(x @ operator.T))
 
 
 def test_the_identity_changes_nothing(rng):
@@ -88,6 +108,8 @@ def test_data_that_cannot_be_scaled_are_an_error():
     one_constant = np.stack([np.full((5, 4), 0.1), np.arange(20.0).reshape(5, 4)], axis=1)
     with pytest.raises(ValueError, match="in channel 0: they are constant"):
         MeanStandardNormaliser.fit(one_constant, channels=2)
+    with pytest.raises(ValueError, match="all samples are equal"):
+        CentredMaximumNormaliser.fit(np.full((3, 4), 0.1))
     with pytest.raises(TypeError, match="call fit of MaximumNormaliser"):
         Normaliser.fit(np.ones((3, 4)))
     with pytest.raises(ValueError, match="scale must not be zero"):

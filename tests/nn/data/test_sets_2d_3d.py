@@ -220,6 +220,20 @@ def test_navier_stokes_pairs_follow_the_equation_both_ways():
     assert max(scales) < 1.6 * min(scales)  # the three laws differ in shape, not in size
 
 
+def test_both_directions_and_all_devices_share_the_cache(tmp_path, monkeypatch):
+    forward = data.load("navier-stokes", samples=2, size=16, steps=5, cache=tmp_path)
+
+    def refuse(*_, **__):
+        raise AssertionError("samples were made again")
+
+    monkeypatch.setattr("structmat_nn.data.navier_stokes.solve_navier_stokes", refuse)
+    inverse = data.load("navier-stokes", samples=2, size=16, steps=5, cache=tmp_path, inverse=True, device="cpu")
+    np.testing.assert_array_equal(inverse.train.inputs, forward.train.outputs)
+    assert inverse.settings["inverse"] is True
+    with pytest.raises(AssertionError, match="made again"):
+        data.load("navier-stokes", samples=2, size=16, steps=6, cache=tmp_path)
+
+
 def test_bad_settings_are_named():
     with pytest.raises(ValueError, match=r"same number of points on each axis, but it is \(32, 48\)"):
         data.load("poisson2d", size=(32, 48), cache=False)

@@ -31,6 +31,7 @@ def test_outputs_and_gradients_equal_those_through_the_dense_weight(name):
             assert torch.allclose(a, b, rtol=0, atol=1e-12 * max(1.0, float(b.abs().max()) if b.numel() else 1.0)), seed
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # forward mode in torch itself
 @pytest.mark.parametrize("name", MAKERS)
 def test_gradcheck(name):
     layer = MAKERS[name](11)
@@ -43,6 +44,9 @@ def test_gradcheck(name):
         return functional_call(layer, dict(zip(names, values, strict=True)), (x,))
 
     assert torch.autograd.gradcheck(product, (x, *parameters), fast_mode=True)
+    assert torch.autograd.gradcheck(
+        product, (x, *parameters), fast_mode=True, check_forward_ad=True, check_backward_ad=False
+    )
     assert torch.autograd.gradgradcheck(product, (x, *parameters), fast_mode=True)
 
 
@@ -123,10 +127,12 @@ def test_autocast_keeps_the_generators_in_float32(name):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of the compiler itself
 @pytest.mark.parametrize("name", MAKERS)
 def test_compile_without_graph_breaks(name):
     layer = MAKERS[name](8)
     x = torch.randn(5, layer.in_features, dtype=torch.float64)
+    torch._dynamo.reset()
     compiled = torch.compile(layer, fullgraph=True)
 
     y = compiled(x)

@@ -17,7 +17,7 @@ SMALL = {
     DeepONet: {"width": 8, "depth": 3},
     GreenLearning: {"width": 8, "depth": 2},
     FactFormer: {"width": 16, "depth": 1, "heads": 2, "head_width": 4},
-    Transolver: {"width": 8, "depth": 2, "heads": 2, "slices": 3},
+    Transolver: {"width": 16, "depth": 2, "heads": 2, "slices": 6},
 }
 BY_GRADIENT = list(SMALL)
 IN_DOUBLE = [model for model in BY_GRADIENT if model is not FNO]  # neuraloperator computes in single precision

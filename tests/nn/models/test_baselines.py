@@ -267,3 +267,20 @@ def test_without_neuraloperator_the_error_names_the_extra(monkeypatch):
 
     with pytest.raises(MissingLibraryError, match=r'pip install "structmat\[experiments\]"'):
         small(FNO)
+
+
+@models
+def test_sixty_steps_of_adamw_halve_the_loss_on_a_smoothing_operator(model):
+    x = torch.randn(32, 12)
+    y = x.cumsum(dim=1) / 4  # not local, and with a boundary
+    network = small(model)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss = (network(x) - y).square().mean()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+
+    assert losses[-1] < 0.5 * min(losses[0], float(y.square().mean()))

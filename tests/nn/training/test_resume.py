@@ -83,7 +83,7 @@ def test_killed_before_the_first_checkpoint_begins_anew(uninterrupted, tmp_path)
 def test_checkpoint_of_other_settings_is_refused(tmp_path):
     with pytest.raises(Killed):
         train(Network(9), small_data(), **SETTINGS, directory=tmp_path, checkpoint_steps=4)
-    with pytest.raises(ValueError, match="directory holds the checkpoint .* of a run with other settings"):
+    with pytest.raises(ValueError, match=r"directory holds the checkpoint .* of a run with other settings"):
         train(Network(), small_data(), **{**SETTINGS, "learning_rate": 2e-2}, directory=tmp_path)
 
 
