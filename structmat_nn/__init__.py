@@ -48,6 +48,7 @@ _LAZY: dict[str, str] = {
     "Near": ".closed_form.priors",
     "Small": ".closed_form.priors",
     "Smooth": ".closed_form.priors",
+    "fine_tune": ".closed_form.fine_tune",
     "fit": ".closed_form.fit",
     "DataSet": ".data.dataset",
     "IdentityNormaliser": ".data.normalise",

@@ -46,7 +46,7 @@ class FinalStage(ABC):
         """
 
 
-# torch's L-BFGS forgets pairs of differences whose product is below 1e-10, and learns no curvature from the small losses
+# torch forgets pairs of differences whose product is below 1e-10, and learns no curvature from the small losses
 # of a trained model: losses are scaled to begin here.
 _LBFGS_START = 1e4
 
