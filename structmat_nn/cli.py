@@ -172,9 +172,8 @@ def list_command(directory: Results = DEFAULT_RESULTS) -> None:
 def report_command(
     experiment: Annotated[list[str] | None, typer.Argument(help="Experiments. Default: all with results.")] = None,
     directory: Results = DEFAULT_RESULTS,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder to write tables (.rst, .md) and figures (.svg) to.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to write pages and figures (.svg) to.")] = None,
+    form: Annotated[str, typer.Option("--format", help="Of the pages: rst or markdown.")] = "rst",
 ) -> None:
     """Print tables of the results, and write them with their figures to a folder."""
     with _for_people() as console:
@@ -187,5 +186,5 @@ def report_command(
         if not found:
             console.print(f"no results below {directory}; `structmat-nn run` makes them", markup=False)
         elif output is not None:
-            for path in report.write(directory, output, _names(experiment)):
+            for path in report.write(directory, output, _names(experiment), form=form):
                 console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)

@@ -113,7 +113,10 @@ class Task:
         """The noise, or what the far field of the leaves has beyond the largest rank that the samples can resolve."""
         if self.noise is not None:
             return self.noise
-        structure = self._structure_of_rank(max(1, (self.usable - 2) // 4))
+        rank = max(1, (self.usable - 2) // 4)
+        # half a leaf at most: what a rank as large as the leaf leaves over is nothing at all
+        rank = max(1, min(rank, self._structure_of_rank(rank).leaf_size // 2))
+        structure = self._structure_of_rank(rank)
         if structure.needed > self.usable:
             return 0.0
         found = recovered(self.observed, structure, True, 0.0)[1]

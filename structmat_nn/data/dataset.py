@@ -231,6 +231,9 @@ class Recipe:
         To be raised whenever the same seed gives other numbers: files of older versions are then left alone.
     chunk : int
         Samples that are made and stored at once.
+    outside : tuple of str
+        Settings that the stored samples do not depend on, but for rounding: where they are computed, and what
+        `assemble` makes of them. They are not part of the hash in the cache.
     """
 
     name: str
@@ -243,6 +246,7 @@ class Recipe:
     check: Callable[[Size, Settings], None] | None = None
     version: int = 1
     chunk: int = 256
+    outside: tuple[str, ...] = ()
 
 
 def _samples(values: Any, name: str) -> NumpyArray:

@@ -13,6 +13,7 @@ from scipy import sparse
 from scipy.sparse import linalg as sparse_linalg
 
 from structmat import _check
+from structmat._backend import one_blas_thread
 from structmat._typing import NumpyArray
 from structmat.exceptions import ShapeError
 
@@ -75,7 +76,7 @@ class LShape:
 
         def solve(chunk: NumpyArray) -> NumpyArray:
             sources = np.asarray(self._weights @ chunk[:, self.mask].T)  # (unknowns, samples)
-            return _extend(self._lu.solve(sources).T, self.mask)
+            return _extend(_solve(self._lu, sources).T, self.mask)
 
         return in_chunks(solve, forcing, 2)
 
@@ -84,7 +85,7 @@ class LShape:
         values = _on_grid(values, self.n)
 
         def solve(chunk: NumpyArray) -> NumpyArray:
-            potential = self._lu.solve(np.ascontiguousarray(chunk[:, self.mask].T))  # (unknowns, samples)
+            potential = _solve(self._lu, chunk[:, self.mask].T)  # (unknowns, samples)
             return _extend(np.asarray(self._weights @ potential).T, self.mask)
 
         return in_chunks(solve, values, 2)
@@ -129,9 +130,10 @@ class PerforatedSquare:
 
     def __init__(self, n: int, radius: float = 0.2) -> None:
         n = _check.positive_integer(n, "n", minimum=8)
+        radius = _check.positive_number(radius, "radius")
         if not 2.0 / n <= radius <= 0.5 - 2.0 / n:
             raise ValueError(f"radius must lie between 2/n and 1/2 - 2/n for n = {n}, but it is {radius!r}")
-        self.n, self.radius = n, float(radius)
+        self.n, self.radius = n, radius
         centres = np.arange(n) / n - 0.5
         edges = (np.arange(n + 1) - 0.5) / n - 0.5
         self.volumes = _cell_areas(edges, radius)  # (n, n)
@@ -178,7 +180,7 @@ class PerforatedSquare:
         """Fields whose fluxes out of the cells are `sources`, which sum to zero; zero in the first cell."""
         columns = sources[:, self.mask].T  # (unknowns, samples)
         values = np.zeros_like(columns)
-        values[1:] = self._lu.solve(np.ascontiguousarray(columns[1:]))
+        values[1:] = _solve(self._lu, columns[1:])
         return _extend(values.T, self.mask)
 
 
@@ -201,6 +203,12 @@ def _symmetric_lu(matrix: sparse.csr_array) -> sparse_linalg.SuperLU:
     return sparse_linalg.splu(
         sparse.csc_matrix(matrix), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options
     )
+
+
+def _solve(factors: sparse_linalg.SuperLU, columns: NumpyArray) -> NumpyArray:
+    # the dense pieces are so small that threads of BLAS would only wait for each other
+    with one_blas_thread():
+        return factors.solve(np.ascontiguousarray(columns))
 
 
 def _flux_matrix(faces: NumpyArray, mask: NumpyArray) -> sparse.csr_array:

@@ -223,19 +223,23 @@ def _generate(part: str, count: int, rng: np.random.Generator, size: Size, setti
         start, rates[:, 0], rates[:, 1], steps=settings["steps"], step=settings["step"],
         device=settings["device"], dtype=settings["precision"],
     )[:, -1]  # fmt: skip
-    channels = np.broadcast_to(rates[:, :, None, None], (count, 2, n, n))
-    before, after = (end, start) if settings["inverse"] else (start, end)
-    return {"inputs": np.concatenate([before, channels], axis=1), "outputs": after}
+    return {"start": start, "end": end, "rates": rates}
 
 
 def _assemble(name: str, parts: Parts, size: Size, settings: Settings) -> DataSet:
     axis = -1.0 + 2.0 * np.arange(size[0]) / size[0]
-    return DataSet(name, **pairs_by_part(parts), grid=(axis, axis), settings=dict(settings), channels=(4, 2))
+    before, after = ("end", "start") if settings["inverse"] else ("start", "end")
+    pairs = {}
+    for part, arrays in parts.items():
+        constants = np.broadcast_to(arrays["rates"][:, :, None, None], arrays["start"].shape)
+        pairs[part] = {"inputs": np.concatenate([arrays[before], constants], axis=1), "outputs": arrays[after]}
+    return DataSet(name, **pairs_by_part(pairs), grid=(axis, axis), settings=dict(settings), channels=(4, 2))
 
 
 def _check_settings(size: Size, settings: Settings) -> None:
     check_square(size, settings, smallest=8)
     _check.positive_integer(settings["steps"], "steps")
+    _check.positive_number(settings["step"], "step")
     for name in ("pairs", "unseen_pairs"):
         pairs = np.array(settings[name], dtype=np.float64)
         if pairs.ndim != 2 or pairs.shape[1] != 2 or not (pairs > 0).all():
@@ -263,4 +267,5 @@ GRAY_SCOTT = Recipe(
     settings=_SETTINGS,
     check=_check_settings,
     chunk=120,
+    outside=("inverse", "device"),
 )

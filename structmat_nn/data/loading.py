@@ -141,8 +141,8 @@ def load(
     if made_by.check is not None:
         made_by.check(size, chosen)
     identity = {
-        "name": made_by.name, "version": made_by.version, "size": list(size), "seed": seed,
-        "settings": chosen, "chunk": made_by.chunk,
+        "name": made_by.name, "version": made_by.version, "size": list(size), "seed": seed, "chunk": made_by.chunk,
+        "settings": {key: value for key, value in chosen.items() if key not in made_by.outside},
     }  # fmt: skip
     store = None if cache is False else ChunkStore(cache_directory(None if cache is True else cache), identity)
     parts = _parts(made_by, counts, size, chosen, seed, store, progress)

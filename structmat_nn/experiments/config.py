@@ -14,6 +14,8 @@ import yaml
 
 from structmat.exceptions import StructmatError
 
+from ..data.normalise import NORMALISERS
+
 
 class ConfigError(StructmatError, ValueError):
     """An experiment's file is not what it must be; the message says where, and what is allowed there."""
@@ -70,7 +72,7 @@ class _Section:
     required: tuple[str, ...] = ()
 
 
-NORMALISATIONS = ("maximum", "mean-standard", "identity")
+NORMALISATIONS = tuple(NORMALISERS)
 _SIZE = _Either((_Integer(4), _List(_Integer(4))), "an integer or a list of integers")
 _DATA = {
     "name": _Text(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -213,28 +213,36 @@ def show(table: Table, console: Console) -> None:
     console.print(shown)
 
 
-def as_markdown(table: Table) -> str:
-    """The table in Markdown."""
-    lines = [f"### {table.title}", "", _line(table.columns, "| {} |", " | "), _line(table.columns, "|{}|", "|", "---")]
+def as_markdown(table: Table, figures: Sequence[Path] = ()) -> str:
+    """The table in Markdown, with its figures."""
+    lines = [f"# {table.title}", "", _line(table.columns, "| {} |", " | "), _line(table.columns, "|{}|", "|", "---")]
     lines += [_line(row, "| {} |", " | ") for row in table.rows]
-    return "\n".join([*lines, "", table.note, ""])
+    return "\n".join([*lines, "", table.note, *(f"\n![{path.stem}](figures/{path.name})" for path in figures), ""])
 
 
 def _line(cells: Iterable[str], frame: str, between: str, instead: str | None = None) -> str:
     return frame.format(between.join(instead or cell.replace("|", "\\|") for cell in cells))
 
 
-def as_rst(table: Table) -> str:
-    """The table in reStructuredText, for inclusion in a page."""
-    lines = [f".. list-table:: {table.title}", "   :header-rows: 1", ""]
+def as_rst(table: Table, figures: Sequence[Path] = ()) -> str:
+    """A page in reStructuredText with the table and its figures."""
+    title = f"Results: {table.title[0].lower()}{table.title[1:]}"
+    lines = [".. This page is written by `structmat-nn report`.", "", title, "=" * len(title), "", table.note, ""]
+    lines += [".. list-table::", "   :header-rows: 1", "   :widths: auto", ""]
     for row in [table.columns, *table.rows]:
-        for position, cell in enumerate(row):
-            lines.append(f"   {'* -' if position == 0 else '  -'} {cell}".rstrip())
-    return "\n".join([*lines, "", table.note, ""])
+        lines += [f"   {'* -' if position == 0 else '  -'} {cell}".rstrip() for position, cell in enumerate(row)]
+    for path in figures:
+        lines += ["", f".. image:: figures/{path.name}", f"   :alt: {path.stem.replace('-', ' ')}"]
+    return "\n".join([*lines, ""])
 
 
-def write(directory: Path, output: Path, names: Sequence[str] | None = None) -> list[Path]:
-    """Write the tables and figures of all experiments that have results.
+WRITERS: dict[str, tuple[str, Callable[[Table, Sequence[Path]], str]]] = {
+    "rst": (".rst", as_rst), "markdown": (".md", as_markdown),
+}  # fmt: skip
+
+
+def write(directory: Path, output: Path, names: Sequence[str] | None = None, *, form: str = "rst") -> list[Path]:
+    """Write a page with the table and the figures of each experiment that has results.
 
     Parameters
     ----------
@@ -244,23 +252,31 @@ def write(directory: Path, output: Path, names: Sequence[str] | None = None) -> 
         Folder to write to; made if it is not there.
     names : sequence of str, optional
         Experiments.
+    form : "rst" or "markdown"
 
     Returns
     -------
     list of Path
-        What was written: ``<experiment>.rst``, ``<experiment>.md``, ``<experiment>-<figure>.svg``.
+        What was written: ``results_<experiment>.rst`` (or ``.md``), ``figures/<experiment>-<figure>.svg``.
+
+    Raises
+    ------
+    ConfigError
+        If an experiment that was named has no results.
     """
     from .figures import figures
 
-    output.mkdir(parents=True, exist_ok=True)
+    if form not in WRITERS:
+        raise ValueError(f"form must be one of {', '.join(WRITERS)}, but it is {form!r}")
+    suffix, as_text = WRITERS[form]
+    (output / "figures").mkdir(parents=True, exist_ok=True)
     written = []
     for table in tables(directory, names):
-        for suffix, text in ((".rst", as_rst(table)), (".md", as_markdown(table))):
-            path = output / f"{table.name}{suffix}"
-            unfinished = path.with_name(path.name + ".unfinished")
-            unfinished.write_text(text, encoding="utf-8")
-            os.replace(unfinished, path)
-            written.append(path)
         experiment = load_experiment(table.name)
-        written += figures(experiment, groups(directory, experiment), output)
+        drawn = figures(experiment, groups(directory, experiment), output / "figures")
+        path = output / f"results_{table.name}{suffix}"
+        unfinished = path.with_name(path.name + ".unfinished")
+        unfinished.write_text(as_text(table, drawn), encoding="utf-8")
+        os.replace(unfinished, path)
+        written += [path, *drawn]
     return written

@@ -33,6 +33,8 @@ from structmat._check import positive_integer
 from structmat._typing import IntArray, NumpyArray
 from structmat.exceptions import ShapeError
 
+from .product import block_product
+
 __all__ = ["Generators", "Telescopic", "apply", "dense", "inner_matrix"]
 
 
@@ -359,17 +361,39 @@ def apply(generators: Generators, x: Tensor, *, dense_level: int = 0) -> Tensor:
     if dense_level >= generators.levels:
         return dense(generators) @ x
     z = _to_slots(x, generators)
+    core = inner_matrix(generators, dense_level)
+    y = (
+        _as_one_node(generators, core, z, dense_level)
+        if _one_node(core, z)
+        else _recorded(generators, core, z, dense_level)
+    )
+    return y if generators.row_slots is None else y.index_select(-2, generators.row_slots)
+
+
+def _one_node(core: Tensor, z: Tensor) -> bool:
+    """Whether the product can be one node of the autograd graph: one matrix, one type, and nobody transforms it."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    plain = core.dim() == z.dim() == 2 and core.dtype == z.dtype
+    return plain and not torch.is_autocast_enabled(z.device.type)
+
+
+def _as_one_node(generators: Generators, core: Tensor, z: Tensor, dense_level: int) -> Tensor:
+    stacks = (generators.diagonal[1:], generators.row_bases, generators.col_bases)
+    return block_product(core, list(zip(*stacks, strict=True))[dense_level:], z)
+
+
+def _recorded(generators: Generators, core: Tensor, z: Tensor, dense_level: int) -> Tensor:
+    """The product, operation by operation."""
     direct = []  # D z of the levels L .. dense_level + 1
     for level in range(generators.levels, dense_level, -1):
-        diagonal, basis = generators.diagonal[level], generators.col_bases[level - 1]
-        blocks = by_node(z, level)  # (*lead, nodes, q, k)
-        direct.append(diagonal @ blocks)
-        z = (basis.mT @ blocks).flatten(-3, -2)
-    y = inner_matrix(generators, dense_level) @ z
+        blocks = by_node(z, level)
+        direct.append(generators.diagonal[level] @ blocks)
+        z = (generators.col_bases[level - 1].mT @ blocks).flatten(-3, -2)
+    y = core @ z
     for level in range(dense_level + 1, generators.levels + 1):
-        coefficients = by_node(y, level)  # (*lead, nodes, r, k)
-        y = (direct.pop() + generators.row_bases[level - 1] @ coefficients).flatten(-3, -2)
-    return y if generators.row_slots is None else y.index_select(-2, generators.row_slots)
+        y = (direct.pop() + generators.row_bases[level - 1] @ by_node(y, level)).flatten(-3, -2)
+    return y
 
 
 def by_node(x: Tensor, level: int) -> Tensor:

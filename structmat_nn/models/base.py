@@ -60,7 +60,7 @@ class GridModel(torch.nn.Module, abc.ABC):
         return int(torch.Size(self.size).numel())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map fields (batch..., [in_channels,] *size) to fields (batch..., [out_channels,] *size)."""
+        """Map fields ``(batch..., [in_channels,] *size)`` to fields ``(batch..., [out_channels,] *size)``."""
         x = _check.fields(x, self.size, self.in_channels)
         self._check_dtype(x)
         batch = x.shape[: x.ndim - len(_check.field_shape(self.size, self.in_channels))]

@@ -36,7 +36,7 @@ class FittedModel(GridModel):
         return all(getattr(self, name).numel() > 0 for name in self.fitted_buffers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map fields (batch..., [in_channels,] *size) to fields (batch..., [out_channels,] *size).
+        """Map fields ``(batch..., [in_channels,] *size)`` to fields ``(batch..., [out_channels,] *size)``.
 
         Computed in the precision of the fit and returned in that of the input; gradients flow to the input.
         """

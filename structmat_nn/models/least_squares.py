@@ -64,8 +64,8 @@ class LeastSquares(FittedModel):
 
         Parameters
         ----------
-        inputs : (samples, [in_channels,] *size) array or tensor
-        outputs : (samples, [out_channels,] *size) array or tensor
+        inputs, outputs : array or tensor
+            Pairs, one a row: ``(samples, [in_channels,] *size)`` and ``(samples, [out_channels,] *size)``.
 
         Returns
         -------

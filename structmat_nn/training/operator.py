@@ -78,7 +78,8 @@ class LearnedOperator(nn.Module):
     def dtype(self) -> torch.dtype:
         """The precision that the parameters have; that of torch where there are none."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
-        return next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
+        inexact = (t.dtype for t in tensors if t.is_floating_point() or t.is_complex())
+        return next(inexact, torch.get_default_dtype()).to_real()
 
     @property
     def device(self) -> torch.device:

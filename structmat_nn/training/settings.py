@@ -51,8 +51,7 @@ class TrainingSettings:
             )
         if self.clip is not None and non_negative(self.clip, "clip") == 0:
             raise ValueError("clip must be positive, but it is 0; clip=None leaves gradients as they are")
-        if [*map(float, self.betas)] != [beta for beta in self.betas[:2] if 0.0 <= beta < 1.0]:
-            raise ValueError(f"betas must be two numbers in [0, 1), but they are {self.betas!r}")
+        _check_betas(self.betas)
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, but it is {self.precision!r}")
 
@@ -71,6 +70,11 @@ class TrainingSettings:
     def fingerprint(self, samples: int) -> str:
         """Text that is equal for equal runs, to recognise the checkpoint of another run."""
         return json.dumps({**asdict(self), "samples": samples}, sort_keys=True)
+
+
+def _check_betas(betas: Any) -> None:
+    if len(betas) != 2 or not all(0.0 <= non_negative(beta, "betas") < 1.0 for beta in betas):
+        raise ValueError(f"betas must be two numbers in [0, 1), but they are {betas!r}")
 
 
 def non_negative(value: Any, name: str) -> float:

@@ -364,7 +364,9 @@ def _optimise(
 
         model, samples, dtype = operator.model, len(pairs.inputs), operator.dtype
         planned = settings.steps(samples)
-        schedule = CosineSchedule(settings.learning_rate, settings.minimum_learning_rate, planned)
+        # A run that fills its budget knows its number of steps after the first measurement; until then there is no end.
+        steps = 10**12 if fill else planned
+        schedule = CosineSchedule(settings.learning_rate, settings.minimum_learning_rate, steps)
         forward: Callable[[Tensor], Tensor] = torch.compile(model) if compiled else model
         module = TrainingModule(
             model, forward, pairs.inputs.to(dtype), pairs.outputs.to(dtype), pairs.weights(dtype), settings, schedule,

@@ -161,6 +161,15 @@ def test_noise_is_estimated_and_the_error_with_it(rng):
     assert 0.5 * true < result.report.white_noise_error < 2.5 * true
 
 
+@pytest.mark.parametrize("arguments", [{"leaf_size": 8}, {"leaf_size": 8, "rank": 2}, {"leaf_size": 4}, {}], ids=str)
+def test_noise_is_estimated_from_many_samples_on_any_leaves(arguments, rng):
+    green = operators.dirichlet(64)
+    result = fit(*operators.white_pairs(green, 60, rng, noise=1e-3), noise="estimate", **arguments)
+    assert result.report.noise == pytest.approx(1e-3, rel=0.2)
+    assert result.report.symmetric
+    assert result.white_noise_error(green, rng=99) < 1e-3
+
+
 def test_a_rank_that_is_too_large_does_not_fit_the_noise(rng):
     green = operators.dirichlet(N)
     inputs, outputs = operators.white_pairs(green, 40, rng, noise=1e-3)
