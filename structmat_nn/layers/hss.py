@@ -273,6 +273,18 @@ class HSSLinear(StructuredLinear):
         See Also
         --------
         structmat.HSSMatrix.from_samples : what finds the matrix.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from structmat_nn import HSSLinear
+        >>> t = np.linspace(0, 1, 64)
+        >>> operator = np.exp(-abs(t[:, None] - t))
+        >>> inputs = np.random.default_rng(0).standard_normal((12, 64))
+        >>> layer = HSSLinear(64, 64, rank=2, levels=3, dtype=torch.float64)
+        >>> certificate = layer.init_from_samples(inputs, inputs @ operator, symmetric=True)
+        >>> bool(np.abs(layer.dense_weight().detach().numpy() - operator).max() < 1e-10)
+        True
         """
         adjoints: dict[str, Any] = {
             name: as_numpy(a, name).T
