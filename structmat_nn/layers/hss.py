@@ -15,6 +15,7 @@ from structmat.hss import dense
 
 from . import telescopic
 from .conversion import classical_matrix, compressed, telescopic_stacks, widened_stacks
+from .route import dense_from
 from .structured import StructuredLinear, as_numpy, layer_trees, require_format, torch_dtype
 from .telescopic import Generators, Telescopic
 
@@ -63,7 +64,8 @@ class HSSLinear(StructuredLinear):
         Add a trainable vector (out_features,).
     route : {"auto", "structured", "core", "dense"}
         How products are computed: block by block on all levels ("structured"); the leaves block by block and the inner
-        matrix densely ("core"); the whole weight densely ("dense"). "auto" chooses by size and batch.
+        matrix densely ("core"); the whole weight densely ("dense"). "auto" takes the first or the last of these, by a
+        rule of sizes and batch (`structmat_nn.layers.route`).
     device, dtype : optional
         Of the parameters.
 
@@ -115,6 +117,7 @@ class HSSLinear(StructuredLinear):
         super().__init__(in_features, out_features, bias=bias, route=route, device=device, dtype=dtype)
         shape = (self.out_features, self.in_features)
         self.structure = Telescopic.of(*shape, rank=rank, levels=levels, column_rank=column_rank)
+        self._dense_from = dense_from(self.structure)
         self.row_tree, self.col_tree = layer_trees(trees, shape, self.structure.levels)
         for name, size in self.structure.parameter_shapes.items():
             self.register_parameter(name, nn.Parameter(torch.empty(size, device=device, dtype=dtype)))
@@ -141,7 +144,10 @@ class HSSLinear(StructuredLinear):
     def dense_level(self, columns: int) -> int:
         """The level whose matrix is formed densely in a product with this many vectors; 0 for none, L for the whole."""
         levels = self.structure.levels
-        return {"structured": 0, "core": max(levels - 1, 0), "auto": max(levels - 1, 0), "dense": levels}[self.route]
+        route = self.route
+        if route == "auto":
+            route = "dense" if columns >= self._dense_from else "structured"
+        return {"structured": 0, "core": max(levels - 1, 0), "dense": levels}[route]
 
     def _deviations(self) -> dict[str, Tensor]:
         return self.structure.initial_deviations()

@@ -371,9 +371,11 @@ def apply(generators: Generators, x: Tensor, *, dense_level: int = 0) -> Tensor:
 
 
 def _one_node(core: Tensor, z: Tensor) -> bool:
-    """Whether the product can be one node of the autograd graph: one matrix, one type, no compiler."""
+    """Whether the product can be one node of the autograd graph: one matrix, one type, and nobody transforms it."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
     plain = core.dim() == z.dim() == 2 and core.dtype == z.dtype
-    return plain and not torch.compiler.is_compiling() and not torch.is_autocast_enabled(z.device.type)
+    return plain and not torch.is_autocast_enabled(z.device.type)
 
 
 def _as_one_node(generators: Generators, core: Tensor, z: Tensor, dense_level: int) -> Tensor:

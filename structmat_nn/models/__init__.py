@@ -16,6 +16,7 @@ from .least_squares import LeastSquares
 from .neural_hss import NeuralHSS
 from .recovery import ClosedFormRecovery
 from .resnet import ResNet
+from .structured_network import StructuredNetwork
 from .transolver import Transolver
 
 MODELS: dict[str, type[torch.nn.Module]] = {
@@ -28,6 +29,7 @@ MODELS: dict[str, type[torch.nn.Module]] = {
     "transolver": Transolver,
     "least-squares": LeastSquares,
     "closed-form-recovery": ClosedFormRecovery,
+    "structured-network": StructuredNetwork,
 }
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "LeastSquares",
     "NeuralHSS",
     "ResNet",
+    "StructuredNetwork",
     "Transolver",
     "count_parameters",
     "create",

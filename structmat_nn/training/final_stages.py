@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -43,6 +44,11 @@ class FinalStage(ABC):
         data : StageData
             Training pairs in the units of the operator's model.
         """
+
+
+# torch forgets pairs of differences whose product is below 1e-10, and learns no curvature from the small losses
+# of a trained model: losses are scaled to begin here.
+_LBFGS_START = 1e4
 
 
 @dataclass(frozen=True)
@@ -105,14 +111,22 @@ class LBFGS(FinalStage):
             line_search_fn="strong_wolfe",
         )
 
+        def mean_square() -> Tensor:
+            squares = (result.model(inputs) - outputs).square()
+            return squares.mean() if weights is None else (squares * weights).mean()
+
         def loss() -> Tensor:
             optimiser.zero_grad()
-            squares = (result.model(inputs) - outputs).square()
-            value = squares.mean() if weights is None else (squares * weights).mean()
+            value = mean_square() * scale
             value.backward()
             return value
 
         with in_evaluation(result):
+            with torch.no_grad():
+                start = float(mean_square())
+            if start == 0.0 or not math.isfinite(start):
+                return result
+            scale = _LBFGS_START / start
             optimiser.step(loss)
         result.zero_grad()
         return result
