@@ -205,10 +205,12 @@ class Task:
                 f"{structure.leaf_size} with rank {structure.rank} need {structure.needed}; record responses to random "
                 "inputs, or pass a prior"
             )
+        rank = structure.rank
+        smaller = f"use smaller leaves (leaf_size={2 * rank}), or " if 2 * rank < structure.leaf_size else ""
         raise TooFewSamplesError(
-            f"{count} samples cannot determine an operator of rank {structure.rank} on a tree with leaves of "
-            f"{structure.leaf_size}: at least {structure.needed} are needed, {structure.needed - count} more; or use "
-            f"smaller leaves (leaf_size >= {2 * structure.rank} is enough), or pass a prior"
+            f"{count} samples cannot determine an operator of rank {rank} on a tree with leaves of "
+            f"{structure.leaf_size}: at least {structure.needed} are needed, {structure.needed - count} more; record "
+            f"more, or {smaller}pass a prior"
         )
 
     def _dependent(self, weakest: float) -> str:

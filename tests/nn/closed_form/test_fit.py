@@ -294,6 +294,18 @@ def test_smooth_data_with_a_prior_are_exact_in_their_span_and_warn(rng):
         assert 0.9 < result.white_noise_error(green, rng=9) < 1.0
 
 
+def test_noise_of_smooth_samples_is_estimated_from_what_no_linear_map_explains(rng):
+    green = operators.dirichlet(N)
+    inputs, outputs = operators.smooth_pairs(green, 100, rng)
+    deviation = 1e-2 * np.sqrt(np.mean(outputs**2)) * rng.standard_normal(outputs.shape)
+    with pytest.warns(IdentifiabilityWarning):
+        result = fit(inputs, outputs + deviation, prior=Small(), noise="estimate")
+    assert result.report.noise == pytest.approx(1e-2, rel=0.1)
+    assert result.error(inputs, outputs) < 1e-2
+    with pytest.raises(ValueError, match='noise="estimate" with a prior needs more samples than the 9 dimensions'):
+        fit(inputs[:9], outputs[:9], prior=Small(), noise="estimate", rank=2)
+
+
 def test_near_keeps_what_the_samples_do_not_say(rng):
     green = operators.dirichlet(N)
     near = sm.HSSMatrix.from_dense(1.1 * green, sm.ClusterTree.balanced(N, 32))
