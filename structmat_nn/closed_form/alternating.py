@@ -81,8 +81,8 @@ def _noise_beyond_the_span(task: Task) -> float:
     spare = f.shape[1] - task.dimension
     if spare < 1:
         raise ValueError(
-            f'noise="estimate" with a prior needs more samples than the {task.dimension} dimensions that they span, but '
-            f"there are {f.shape[1]}: record more, or state the noise"
+            f'noise="estimate" with a prior needs more samples than the {task.dimension} dimensions that they span, '
+            f"but there are {f.shape[1]}: record more, or state the noise"
         )
     vh = np.linalg.svd(f, full_matrices=False)[2][: task.dimension]
     left = float(np.linalg.norm(u - (u @ adjoint(vh)) @ vh)) / np.sqrt(len(u) * spare)
