@@ -96,8 +96,8 @@ def fit_kronecker(
     Notes
     -----
     The problem is not convex: a residual above the noise may be a bad stationary point, and more samples, more terms
-    or another `rng` may help. It converges fast where the operator has exactly `terms` terms, and slowly where it is merely
-    near such a sum. A sweep costs O(s K n^3 + s n (K n)^2) for s fields of n x n points.
+    or another `rng` may help. It converges fast where the operator has exactly `terms` terms, and slowly where it is
+    merely near such a sum. A sweep costs O(s K n^3 + s n (K n)^2) for s fields of n x n points.
 
     Examples
     --------
