@@ -20,7 +20,6 @@ from ..layers.telescopic import inner_matrix
 from .operator import LearnedOperator, in_evaluation, with_precision
 from .settings import non_negative
 
-
 _ITERATIONS_AT_ONCE = 10
 
 
