@@ -64,6 +64,7 @@ _LAZY: dict[str, str] = {
     "TrainingResult": ".training.train",
     "LBFGS": ".training.final_stages",
     "LastLayer": ".training.final_stages",
+    "TensorLeaves": ".training.tensor_leaves",
     "train": ".training.train",
     "relative_l2": ".training.metrics",
     "trajectory_l2": ".training.metrics",

@@ -294,7 +294,7 @@ def _train(
     return train(
         model, dataset, **options, seed=seed, specification=specification, directory=folder, progress=progress,
         budget=budget if by_gradient else None, fill_budget=fill and by_gradient,
-        final_stages=_final_stages(case) if by_gradient else (), **hardware,
+        final_stages=_final_stages(case, budget) if by_gradient else (), **hardware,
     )  # fmt: skip
 
 
@@ -304,11 +304,13 @@ def _normaliser(name: str) -> Any:
     return NORMALISERS[name]
 
 
-def _final_stages(case: Case) -> list[Any]:
+def _final_stages(case: Case, budget: float | None) -> list[Any]:
+    """The final stages of a case; iterations take at most as long as the training before them may."""
     from ..training import LBFGS, LastLayer
 
     kinds = {"last layer": LastLayer, "lbfgs": LBFGS}
-    return [kinds[name](**(options or {})) for name, options in case.final_stages.items()]
+    limits = {"lbfgs": {"seconds": budget}}
+    return [kinds[name](**{**limits.get(name, {}), **(options or {})}) for name, options in case.final_stages.items()]
 
 
 def _measured(trained: TrainingResult, dataset: DataSet) -> dict[str, Any]:

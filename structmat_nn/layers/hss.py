@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from structmat import Certificate, ClusterTree, HSSMatrix
 from structmat._typing import NumpyArray
 from structmat.hss import dense
+from structmat.tree import require_equal_trees
 
 from . import telescopic
 from .conversion import classical_matrix, compressed, telescopic_stacks, widened_stacks
@@ -209,9 +210,22 @@ class HSSLinear(StructuredLinear):
         return {name: self._numpy(a) for name, a in named.items()}
 
     def load_matrix(self, matrix: HSSMatrix) -> None:
-        """Set the weight to an HSS matrix on the same trees, cut to the ranks of this layer where they are smaller."""
+        """Set the weight to an HSS matrix, cut to the ranks of this layer where they are smaller.
+
+        Parameters
+        ----------
+        matrix : HSSMatrix
+            Real, on the trees of the layer.
+
+        Raises
+        ------
+        TreeMismatchError
+            Unless the trees are those of the layer; `from_matrix` makes a layer for any trees.
+        """
         require_format(matrix, HSSMatrix)
-        layer_trees((matrix.row_tree, matrix.col_tree), (self.out_features, self.in_features), self.structure.levels)
+        torch_dtype(matrix)  # a complex one is refused
+        require_equal_trees(matrix.row_tree, self.row_tree, "the rows of the matrix and of the layer")
+        require_equal_trees(matrix.col_tree, self.col_tree, "the columns of the matrix and of the layer")
         cut = compressed(matrix.generators, self.structure.row_ranks, self.structure.col_ranks)
         self._load_stacks(telescopic_stacks(cut))
 
@@ -259,6 +273,18 @@ class HSSLinear(StructuredLinear):
         See Also
         --------
         structmat.HSSMatrix.from_samples : what finds the matrix.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from structmat_nn import HSSLinear
+        >>> t = np.linspace(0, 1, 64)
+        >>> operator = np.exp(-abs(t[:, None] - t))
+        >>> inputs = np.random.default_rng(0).standard_normal((12, 64))
+        >>> layer = HSSLinear(64, 64, rank=2, levels=3, dtype=torch.float64)
+        >>> certificate = layer.init_from_samples(inputs, inputs @ operator, symmetric=True)
+        >>> bool(np.abs(layer.dense_weight().detach().numpy() - operator).max() < 1e-10)
+        True
         """
         adjoints: dict[str, Any] = {
             name: as_numpy(a, name).T

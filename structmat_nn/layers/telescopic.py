@@ -357,6 +357,17 @@ def apply(generators: Generators, x: Tensor, *, dense_level: int = 0) -> Tensor:
     Notes
     -----
     Cost O((rows + columns) (p + r) k) block by block, in two or three batched products a level.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from structmat_nn.layers.telescopic import Telescopic, apply, dense
+    >>> structure = Telescopic.of(30, 40, rank=2, levels=2)
+    >>> parameters = {name: torch.randn(3, *shape) for name, shape in structure.parameter_shapes.items()}
+    >>> stacks = structure.generators(parameters)  # of three matrices
+    >>> x = torch.randn(3, 40, 5)
+    >>> apply(stacks, x).shape, torch.allclose(apply(stacks, x), dense(stacks) @ x, atol=1e-2)
+    (torch.Size([3, 30, 5]), True)
     """
     if dense_level >= generators.levels:
         return dense(generators) @ x

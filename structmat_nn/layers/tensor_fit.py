@@ -56,7 +56,8 @@ def fit_leaves(
     -----
     O(samples * N * (K n + f^2 / n)) a mode, with N the entries of a field and f = K (p + r) the features of a leaf of p
     points and rank r. Features are reduced by QR, a chunk of samples after the other. Samples that do not span identify
-    nothing outside their span: look at the error on white noise too.
+    nothing outside their span: look at the error on white noise too. Pairs of white noise and what the layer makes of
+    it now, scaled to the weight they shall have, keep the layer near its start there.
     """
     sweeps = _check.positive_integer(sweeps, "sweeps")
     ridge = _check.tolerance(ridge, "ridge")

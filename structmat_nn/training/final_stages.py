@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,6 +19,8 @@ from ..layers.hss import HSSLinear
 from ..layers.telescopic import inner_matrix
 from .operator import LearnedOperator, in_evaluation, with_precision
 from .settings import non_negative
+
+_ITERATIONS_AT_ONCE = 10
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,13 @@ class LBFGS(FinalStage):
     Parameters
     ----------
     iterations : int, default 200
+        Rounded up to a multiple of 10.
     dtype : torch.dtype, default torch.float64
         Of the computation; the operator keeps it.
     history : int, default 50
         Pairs of differences that are remembered.
+    seconds : float, optional
+        Begin no more iterations after this time.
 
     Notes
     -----
@@ -85,11 +91,14 @@ class LBFGS(FinalStage):
     iterations: int = 200
     dtype: torch.dtype = torch.float64
     history: int = 50
+    seconds: float | None = None
     name: ClassVar[str] = "lbfgs"
 
     def __post_init__(self) -> None:
         positive_integer(self.iterations, "iterations")
         positive_integer(self.history, "history")
+        if self.seconds is not None:
+            non_negative(self.seconds, "seconds")
         if self.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"dtype must be torch.float32 or torch.float64, but it is {self.dtype}")
 
@@ -103,8 +112,8 @@ class LBFGS(FinalStage):
             weights = torch.as_tensor(data.mask / data.mask.mean(), dtype=self.dtype, device=result.device)
         optimiser = torch.optim.LBFGS(
             result.model.parameters(),
-            max_iter=self.iterations,
-            max_eval=2 * self.iterations,
+            max_iter=_ITERATIONS_AT_ONCE,
+            max_eval=2 * _ITERATIONS_AT_ONCE,
             history_size=self.history,
             tolerance_grad=0.0,
             tolerance_change=0.0,
@@ -121,13 +130,17 @@ class LBFGS(FinalStage):
             value.backward()
             return value
 
+        until = math.inf if self.seconds is None else time.perf_counter() + self.seconds
         with in_evaluation(result):
             with torch.no_grad():
                 start = float(mean_square())
             if start == 0.0 or not math.isfinite(start):
                 return result
             scale = _LBFGS_START / start
-            optimiser.step(loss)
+            for _ in range(-(-self.iterations // _ITERATIONS_AT_ONCE)):  # the optimiser keeps its history in between
+                optimiser.step(loss)
+                if time.perf_counter() >= until:
+                    break
         result.zero_grad()
         return result
 
