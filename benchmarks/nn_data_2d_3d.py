@@ -94,7 +94,6 @@ def _navier_stokes(report: Report, quick: bool) -> None:
         "viscosity": settings["viscosity"],
         "horizon": settings["horizon"],
         "force": body_force(n),
-        "device": "cpu",
     }
     end = solve_navier_stokes(initial, steps=steps, **arguments)[:, 0]
     seconds = best_time(lambda: solve_navier_stokes(initial, steps=steps, **arguments), 3, 0)

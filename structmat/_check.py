@@ -25,6 +25,13 @@ def positive_integer(value: Any, name: str, *, minimum: int = 1) -> int:
     return number
 
 
+def positive_number(value: Any, name: str) -> float:
+    """A finite real number above zero; text and arrays are not numbers."""
+    if isinstance(value, (int, float, np.integer, np.floating)) and 0.0 < value < np.inf:
+        return float(value)
+    raise ValueError(f"{name} must be a positive finite number, but it is {value!r}")
+
+
 def tolerance(value: Any, name: str = "rtol") -> float:
     number = float(value)
     if not 0.0 <= number < np.inf:

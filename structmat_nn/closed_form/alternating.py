@@ -54,7 +54,7 @@ def fit_with_prior(
         At most so many.
     """
     symmetric = _is_symmetric(task, wanted)
-    noise = task.noise or 0.0
+    noise = _noise_beyond_the_span(task) if task.noise is None else task.noise
     weight = max(noise, SMALLEST_WEIGHT) if prior.weight is None else prior.weight
     observed = task.observed
     strength = weight**2 * float(np.linalg.norm(observed.inputs)) ** 2 / observed.shape[1]
@@ -73,6 +73,21 @@ def fit_with_prior(
         advice=_advice(symmetric and wanted is None),
     )  # fmt: skip
     return certified(matrix, report), report
+
+
+def _noise_beyond_the_span(task: Task) -> float:
+    """Relative noise, from what no linear map of the inputs can explain of the outputs."""
+    f, u = task.observed.inputs, task.observed.outputs
+    spare = f.shape[1] - task.dimension
+    if spare < 1:
+        raise ValueError(
+            f'noise="estimate" with a prior needs more samples than the {task.dimension} dimensions that they span, '
+            f"but there are {f.shape[1]}: record more, or state the noise"
+        )
+    vh = np.linalg.svd(f, full_matrices=False)[2][: task.dimension]
+    left = float(np.linalg.norm(u - (u @ adjoint(vh)) @ vh)) / np.sqrt(len(u) * spare)
+    size = float(np.linalg.norm(u)) / np.sqrt(u.size)
+    return left / size if size > 0 else 0.0
 
 
 def _advice(assumed: bool) -> tuple[str, ...]:

@@ -6,14 +6,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import scipy.fft
 
 from structmat import ShapeError, StructureWarning, _check
-from structmat._typing import NumpyArray
+from structmat._typing import IntArray, NumpyArray
 
 __all__ = ["IdentifiabilityReport", "IdentifiabilityWarning", "Observations"]
 
 # inputs whose singular values span more than this many digits leave nothing of the outputs' digits
 DEPENDENT = 1e-10
+# amplitude, relative to the largest, below which a mode is rounding; and share of such modes that cannot be borne
+UNEXCITED = 1e-10
+BEARABLE = 0.1
 # a gap between F^H U and its adjoint that noise alone leaves, in units of the relative noise (1.4 on average)
 SYMMETRY_MARGIN = 4.0
 SYMMETRY_ROUNDING = 1e-9
@@ -182,6 +186,19 @@ def span_dimension(inputs: NumpyArray) -> int:
     """Number of singular values of the inputs (n, s) that are not rounding."""
     values = np.linalg.svd(_small_factor(inputs), compute_uv=False)
     return int((values > DEPENDENT * values[0]).sum()) if values[0] > 0 else 0
+
+
+def unexcited_share(inputs: NumpyArray, order: IntArray) -> float:
+    """Share of the cosine modes, along the indices in this order, of which the inputs (n, s) have nothing.
+
+    Odd and even functions leave out half of them. A simpler operator may then agree with the true one on all that was
+    recorded, so no residual and no stability shows what is missing.
+    """
+    modes = scipy.fft.dct(inputs[order].real, axis=0, norm="ortho")
+    if np.iscomplexobj(inputs):
+        modes = np.hstack([modes, scipy.fft.dct(inputs[order].imag, axis=0, norm="ortho")])
+    size = np.linalg.norm(modes, axis=1)
+    return float((size <= UNEXCITED * size.max()).mean())
 
 
 def _small_factor(a: NumpyArray) -> NumpyArray:

@@ -126,7 +126,7 @@ def _explained(y: NumpyArray, omega: NumpyArray, noise: float) -> tuple[NumpyArr
     # an entry of the block is about as large as the outputs over the inputs: what noise drowns is drawn to zero
     size = np.mean(np.abs(y) ** 2, axis=(1, 2)) * s / np.maximum(np.sum(values**2, axis=1), np.finfo(np.float64).tiny)
     ridge = noise**2 / np.maximum(size, np.finfo(np.float64).tiny) if noise else np.zeros(len(y))
-    inverse = values / np.maximum(values**2 + ridge[:, None], (ROUNDING * largest) ** 2)
+    inverse = values / np.maximum(values**2 + ridge[:, None], (ROUNDING * largest) ** 2 + np.finfo(np.float64).tiny)
     own = ((coefficients @ left) * inverse[:, None, :]) @ right
     return own, beyond, float((values / largest).min())
 

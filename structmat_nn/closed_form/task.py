@@ -15,11 +15,14 @@ from structmat.certificate import Certificate
 from structmat.certify import CONFIDENCE, probe_factor
 
 from .identify import (
+    BEARABLE,
     IdentifiabilityReport,
+    IdentifiabilityWarning,
     Observations,
     allowed_gap,
     span_dimension,
     symmetry_gap,
+    unexcited_share,
 )
 from .recovery import ROUNDING
 from .structure import Structure, choose, recovered, relative_residual, structure_for
@@ -113,7 +116,10 @@ class Task:
         """The noise, or what the far field of the leaves has beyond the largest rank that the samples can resolve."""
         if self.noise is not None:
             return self.noise
-        structure = self._structure_of_rank(max(1, (self.usable - 2) // 4))
+        rank = max(1, (self.usable - 2) // 4)
+        # half a leaf at most: what a rank as large as the leaf leaves over is nothing at all
+        rank = max(1, min(rank, self._structure_of_rank(rank).leaf_size // 2))
+        structure = self._structure_of_rank(rank)
         if structure.needed > self.usable:
             return 0.0
         found = recovered(self.observed, structure, True, 0.0)[1]
@@ -139,7 +145,28 @@ class Task:
         matrix, found = recovered(self.observed, structure, symmetric, noise)
         if not found.weakest > ROUNDING:
             raise TooFewSamplesError(self._dependent(found.weakest))
+        self._require_excited(structure)
         return self._judged("closed form", matrix, structure, noise, found.weakest, held_out, refit)
+
+    def _require_excited(self, structure: Structure) -> None:
+        """Refuse, or warn of, inputs that lack whole classes of functions."""
+        o = self.observed
+        share = unexcited_share(o.inputs, structure.col_tree.perm)
+        if o.adjoint_inputs is not None:
+            share = max(share, unexcited_share(o.adjoint_inputs, structure.row_tree.perm))
+        if share > BEARABLE:
+            raise TooFewSamplesError(
+                f"the inputs do not span: they have nothing of {share:.0%} of the cosine modes, as odd or even "
+                "functions have, and operators that differ there explain them equally well; record responses to random "
+                "inputs, or pass a prior"
+            )
+        if share > 0.0:
+            warnings.warn(
+                f"the inputs have nothing of {share:.1%} of the cosine modes (as inputs without a mean have nothing of "
+                "the constant): what the operator does to these is the simplest that agrees with the rest",
+                IdentifiabilityWarning,
+                stacklevel=5,
+            )
 
     def _by_least_squares(self) -> tuple[HSSMatrix, IdentifiabilityReport]:
         rank = self.rank or min(self.observed.shape)
@@ -202,10 +229,12 @@ class Task:
                 f"{structure.leaf_size} with rank {structure.rank} need {structure.needed}; record responses to random "
                 "inputs, or pass a prior"
             )
+        rank = structure.rank
+        smaller = f"use smaller leaves (leaf_size={2 * rank}), or " if 2 * rank < structure.leaf_size else ""
         raise TooFewSamplesError(
-            f"{count} samples cannot determine an operator of rank {structure.rank} on a tree with leaves of "
-            f"{structure.leaf_size}: at least {structure.needed} are needed, {structure.needed - count} more; or use "
-            f"smaller leaves (leaf_size >= {2 * structure.rank} is enough), or pass a prior"
+            f"{count} samples cannot determine an operator of rank {rank} on a tree with leaves of "
+            f"{structure.leaf_size}: at least {structure.needed} are needed, {structure.needed - count} more; record "
+            f"more, or {smaller}pass a prior"
         )
 
     def _dependent(self, weakest: float) -> str:

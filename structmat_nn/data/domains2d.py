@@ -130,9 +130,10 @@ class PerforatedSquare:
 
     def __init__(self, n: int, radius: float = 0.2) -> None:
         n = _check.positive_integer(n, "n", minimum=8)
+        radius = _check.positive_number(radius, "radius")
         if not 2.0 / n <= radius <= 0.5 - 2.0 / n:
             raise ValueError(f"radius must lie between 2/n and 1/2 - 2/n for n = {n}, but it is {radius!r}")
-        self.n, self.radius = n, float(radius)
+        self.n, self.radius = n, radius
         centres = np.arange(n) / n - 0.5
         edges = (np.arange(n + 1) - 0.5) / n - 0.5
         self.volumes = _cell_areas(edges, radius)  # (n, n)

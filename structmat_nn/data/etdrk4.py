@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from structmat import DeviceError
+from structmat._check import positive_number
 from structmat._typing import Array, NumpyArray
 
 CIRCLE_POINTS = 32  # the mean of an entire function over a circle converges geometrically
@@ -47,8 +48,7 @@ class ETDRK4:
     """
 
     def __init__(self, linear: NumpyArray, step: float, place: Callable[[NumpyArray], Array] | None = None) -> None:
-        if not 0.0 < step < np.inf:
-            raise ValueError(f"step must be positive and finite, but it is {step!r}")
+        step = positive_number(step, "step")
         place = place or (lambda values: values)
         angles = np.exp(2j * np.pi * (np.arange(CIRCLE_POINTS) + 0.5) / CIRCLE_POINTS)
         z = step * np.asarray(linear, dtype=np.float64)[..., None] + angles  # (..., points of the circle)

@@ -239,6 +239,7 @@ def _assemble(name: str, parts: Parts, size: Size, settings: Settings) -> DataSe
 def _check_settings(size: Size, settings: Settings) -> None:
     check_square(size, settings, smallest=8)
     _check.positive_integer(settings["steps"], "steps")
+    _check.positive_number(settings["step"], "step")
     for name in ("pairs", "unseen_pairs"):
         pairs = np.array(settings[name], dtype=np.float64)
         if pairs.ndim != 2 or pairs.shape[1] != 2 or not (pairs > 0).all():

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import scipy.fft
 
+from structmat._check import positive_number
 from structmat._typing import NumpyArray
 
 from .compact import check_grid_values, in_chunks
@@ -64,8 +65,7 @@ def solve_helmholtz2d(forcing: NumpyArray, wave_number: float) -> NumpyArray:
 
 
 def _eigenvalues(n: int, wave_number: float) -> NumpyArray:
-    if not 0.0 < wave_number < np.inf:
-        raise ValueError(f"wave_number must be positive and finite, but it is {wave_number!r}")
+    wave_number = positive_number(wave_number, "wave_number")
     squares = np.fft.fftfreq(n, 1 / n)[:, None] ** 2 + np.fft.rfftfreq(n, 1 / n) ** 2
     values = 4.0 * np.pi**2 * squares - wave_number**2
     if np.abs(values).min() < 1e-10 * wave_number**2:

@@ -87,8 +87,8 @@ def solve_navier_stokes(
     push = np.zeros((n, n)) if force is None else _fields(force, "force", 2)
     if push.shape != (n, n):
         raise ShapeError(f"force has shape {push.shape}, but initial has the shape {initial.shape}")
-    if not 0.0 <= viscosity < np.inf:
-        raise ValueError(f"viscosity must be a finite number >= 0, but it is {viscosity!r}")
+    viscosity = _check.tolerance(viscosity, "viscosity")
+    horizon = _check.positive_number(horizon, "horizon")
     stored = _check.positive_integer(stored, "stored")
     if _check.positive_integer(steps, "steps") % stored:
         raise ValueError(f"steps = {steps} must be a multiple of stored = {stored}")
@@ -201,8 +201,7 @@ def _check_settings(size: Size, settings: Settings) -> None:
     check_square(size, settings, smallest=8)
     _check.positive_integer(settings["steps"], "steps")
     for name in ("horizon", "amplitude"):
-        if not 0.0 < settings[name] < np.inf:
-            raise ValueError(f"{name} must be positive and finite, but it is {settings[name]!r}")
+        _check.positive_number(settings[name], name)
     placer(settings["device"], settings["precision"])  # names a device or a precision that is not there
 
 

@@ -20,7 +20,8 @@ def _generate(part: str, count: int, rng: np.random.Generator, size: Size, setti
     if is_white(part, settings):
         forcing = rng.standard_normal((count, *size))
     else:
-        spans = (3, 23, 1), (24, min(43, n - 1), 1)
+        first, last = settings["waves"]
+        spans = (first, last, 1), (last + 1, min(last + 20, n - 1), 1)
         forcing = draw_forcing(part, count, rng, n, terms=20, spans=spans, boundary="dirichlet", dimension=3)
     solution = solve_dirichlet(forcing, 3, workers=thread_count())
     # the solution belongs to the float64 forcing: the stored numbers are off by one rounding each
@@ -34,7 +35,13 @@ def _assemble(name: str, parts: Parts, size: Size, settings: Settings) -> DataSe
 
 
 def _check(size: Size, settings: Settings) -> None:
-    check_square(size, settings, smallest=28)
+    waves = settings["waves"]
+    if not isinstance(waves, list) or len(waves) != 2 or not all(isinstance(w, int) for w in waves):
+        raise ValueError(f"waves must be the first and the last wave number of an axis, but it is {waves!r}")
+    if not 1 <= waves[0] <= waves[1]:
+        raise ValueError(f"waves must be two ascending numbers from 1 on, but it is {waves!r}")
+    # a few waves must be left for the test set out of span
+    check_square(size, settings, smallest=waves[1] + 5)
     if settings["storage"] not in ("float32", "float64"):
         raise ValueError(f"storage must be 'float32' or 'float64', but it is {settings['storage']!r}")
 
@@ -46,7 +53,7 @@ POISSON_3D = Recipe(
     assemble=_assemble,
     size=(128, 128, 128),
     samples={"train": 256, "validation": 16, "in span": 200, "white noise": 16, "out of span": 16},
-    settings={"storage": "float32", "train_on": "sines"},
+    settings={"waves": [3, 23], "storage": "float32", "train_on": "sines"},
     check=_check,
     chunk=8,
 )

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 __all__ = ["LearnableLeakyReLU"]
 
@@ -46,7 +45,8 @@ class LearnableLeakyReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the activation entrywise, to any shape."""
-        return functional.prelu(x, self.slope.to(x.dtype))
+        # the same function as torch's prelu, whose backward takes twice as long on a CPU
+        return torch.lerp(torch.relu(x), x, self.slope.squeeze(0).to(x.dtype))
 
     def penalty(self) -> Tensor:
         """(slope - 1)^2, a scalar: the distance to a linear model."""

@@ -180,6 +180,16 @@ class HODLRLinear(StructuredLinear):
             largest rank of the level.
         **options
             `bias`, `route`, `device` and `dtype` of the layer; the type is by default the one of the matrix.
+
+        Examples
+        --------
+        >>> import numpy as np, structmat as sm
+        >>> from structmat_nn import HODLRLinear
+        >>> x = np.linspace(0, 1, 100)
+        >>> A = sm.HODLRMatrix.from_dense(np.exp(-abs(x[:, None] - x)), sm.ClusterTree.balanced(100, leaf_size=16))
+        >>> layer = HODLRLinear.from_matrix(A)
+        >>> bool(np.allclose(layer.dense_weight().detach(), A.to_dense(), rtol=0, atol=1e-14))
+        True
         """
         require_format(matrix, HODLRMatrix)
         leaves, factors = _padded_blocks(matrix)

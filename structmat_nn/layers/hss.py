@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from structmat import Certificate, ClusterTree, HSSMatrix
 from structmat._typing import NumpyArray
 from structmat.hss import dense
+from structmat.tree import require_equal_trees
 
 from . import telescopic
 from .conversion import classical_matrix, compressed, telescopic_stacks, widened_stacks
+from .route import dense_from
 from .structured import StructuredLinear, as_numpy, layer_trees, require_format, torch_dtype
 from .telescopic import Generators, Telescopic
 
@@ -63,7 +65,8 @@ class HSSLinear(StructuredLinear):
         Add a trainable vector (out_features,).
     route : {"auto", "structured", "core", "dense"}
         How products are computed: block by block on all levels ("structured"); the leaves block by block and the inner
-        matrix densely ("core"); the whole weight densely ("dense"). "auto" chooses by size and batch.
+        matrix densely ("core"); the whole weight densely ("dense"). "auto" takes the first or the last of these, by a
+        rule of sizes and batch (`structmat_nn.layers.route`).
     device, dtype : optional
         Of the parameters.
 
@@ -115,6 +118,7 @@ class HSSLinear(StructuredLinear):
         super().__init__(in_features, out_features, bias=bias, route=route, device=device, dtype=dtype)
         shape = (self.out_features, self.in_features)
         self.structure = Telescopic.of(*shape, rank=rank, levels=levels, column_rank=column_rank)
+        self._dense_from = dense_from(self.structure)
         self.row_tree, self.col_tree = layer_trees(trees, shape, self.structure.levels)
         for name, size in self.structure.parameter_shapes.items():
             self.register_parameter(name, nn.Parameter(torch.empty(size, device=device, dtype=dtype)))
@@ -141,7 +145,10 @@ class HSSLinear(StructuredLinear):
     def dense_level(self, columns: int) -> int:
         """The level whose matrix is formed densely in a product with this many vectors; 0 for none, L for the whole."""
         levels = self.structure.levels
-        return {"structured": 0, "core": max(levels - 1, 0), "auto": max(levels - 1, 0), "dense": levels}[self.route]
+        route = self.route
+        if route == "auto":
+            route = "dense" if columns >= self._dense_from else "structured"
+        return {"structured": 0, "core": max(levels - 1, 0), "dense": levels}[route]
 
     def _deviations(self) -> dict[str, Tensor]:
         return self.structure.initial_deviations()
@@ -203,9 +210,22 @@ class HSSLinear(StructuredLinear):
         return {name: self._numpy(a) for name, a in named.items()}
 
     def load_matrix(self, matrix: HSSMatrix) -> None:
-        """Set the weight to an HSS matrix on the same trees, cut to the ranks of this layer where they are smaller."""
+        """Set the weight to an HSS matrix, cut to the ranks of this layer where they are smaller.
+
+        Parameters
+        ----------
+        matrix : HSSMatrix
+            Real, on the trees of the layer.
+
+        Raises
+        ------
+        TreeMismatchError
+            Unless the trees are those of the layer; `from_matrix` makes a layer for any trees.
+        """
         require_format(matrix, HSSMatrix)
-        layer_trees((matrix.row_tree, matrix.col_tree), (self.out_features, self.in_features), self.structure.levels)
+        torch_dtype(matrix)  # a complex one is refused
+        require_equal_trees(matrix.row_tree, self.row_tree, "the rows of the matrix and of the layer")
+        require_equal_trees(matrix.col_tree, self.col_tree, "the columns of the matrix and of the layer")
         cut = compressed(matrix.generators, self.structure.row_ranks, self.structure.col_ranks)
         self._load_stacks(telescopic_stacks(cut))
 
@@ -253,6 +273,18 @@ class HSSLinear(StructuredLinear):
         See Also
         --------
         structmat.HSSMatrix.from_samples : what finds the matrix.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from structmat_nn import HSSLinear
+        >>> t = np.linspace(0, 1, 64)
+        >>> operator = np.exp(-abs(t[:, None] - t))
+        >>> inputs = np.random.default_rng(0).standard_normal((12, 64))
+        >>> layer = HSSLinear(64, 64, rank=2, levels=3, dtype=torch.float64)
+        >>> certificate = layer.init_from_samples(inputs, inputs @ operator, symmetric=True)
+        >>> bool(np.abs(layer.dense_weight().detach().numpy() - operator).max() < 1e-10)
+        True
         """
         adjoints: dict[str, Any] = {
             name: as_numpy(a, name).T

@@ -52,10 +52,12 @@ def _two_modes(c: list[NumpyArray], rtol: float, max_terms: int | None) -> tuple
 
 def _many_modes(c: list[NumpyArray], rtol: float, max_terms: int | None) -> tuple[list[NumpyArray], float]:
     """As many terms as needed, by growing the number of them; all of them where fewer do not do."""
-    terms = c[0].shape[1]
     size = _difference(c, [a[:, :0] for a in c])
     if size == 0.0:
         return [a[:, :1] * 0.0 for a in c], 0.0
+    norms = np.prod([np.linalg.norm(a, axis=0) for a in c], axis=0)
+    c = [a[:, norms > 1e-16 * size] for a in c]  # products with zeros, as of a layer that starts as the identity
+    terms = c[0].shape[1]
     cap = terms if max_terms is None else min(max_terms, terms)
     tried: list[NumpyArray] = []
     count = 1

@@ -93,6 +93,14 @@ class LowRankLinear(StructuredLinear):
             U and V, real and finite.
         **options
             `bias`, `route`, `device` and `dtype` of the layer; by default the type of U and V, float64 or float32.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from structmat_nn import LowRankLinear
+        >>> layer = LowRankLinear.from_matrix((np.ones((3, 1)), np.arange(4.0)[:, None]))
+        >>> layer.dense_weight().tolist()[0]
+        [0.0, 1.0, 2.0, 3.0]
         """
         left, right = matrix
         u, v = as_numpy(left, "U"), as_numpy(right, "V")

@@ -51,7 +51,8 @@ def _levels(stacks: Sequence[Any]) -> list[_Level]:
 
 def _by_node(z: Tensor, stack: Tensor) -> Tensor:
     """The rows of z by the nodes of a stack, (nodes, rows / nodes, k)."""
-    return z.unflatten(0, (stack.shape[0], z.shape[0] // stack.shape[0]))
+    nodes = stack.shape[0]
+    return z.view(nodes, z.shape[0] // nodes, z.shape[1])
 
 
 def _up(levels: Sequence[_Level], x: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -70,13 +71,16 @@ def _down(levels: Sequence[_Level], sources: Sequence[Tensor], y: Tensor) -> tup
     for level, source in zip(levels, sources, strict=False):
         coefficients = _by_node(y, level.row_basis)
         incoming.append(coefficients)
-        y = torch.baddbmm(torch.bmm(level.diagonal, source), level.row_basis, coefficients).flatten(0, 1)
+        y = _added(torch.bmm(level.diagonal, source), level.row_basis, coefficients).flatten(0, 1)
     return incoming, y
 
 
-class _BlockProduct(torch.autograd.Function):
-    generate_vmap_rule = True
+def _added(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Total + left @ right, in the memory of `total` unless the sum is itself recorded."""
+    return torch.baddbmm(total, left, right) if torch.is_grad_enabled() else total.baddbmm_(left, right)
 
+
+class _BlockProduct(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, core: Tensor, *stacks: Tensor) -> Tensor:
         levels = _levels(stacks)

@@ -146,6 +146,15 @@ class StructuredLinear(nn.Module, ABC):
         Notes
         -----
         The bias keeps its values. Cost O(out_features * in_features * rank).
+
+        Examples
+        --------
+        >>> import torch
+        >>> from structmat_nn import HSSLinear
+        >>> x = torch.linspace(0, 1, 64, dtype=torch.float64)
+        >>> layer = HSSLinear(64, 64, rank=2, levels=3, dtype=torch.float64)
+        >>> layer.init_from_dense(torch.exp(-abs(x[:, None] - x))) < 1e-13
+        True
         """
         array = as_numpy(weight, "weight")
         expected = (self.out_features, self.in_features)

@@ -357,6 +357,17 @@ def apply(generators: Generators, x: Tensor, *, dense_level: int = 0) -> Tensor:
     Notes
     -----
     Cost O((rows + columns) (p + r) k) block by block, in two or three batched products a level.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from structmat_nn.layers.telescopic import Telescopic, apply, dense
+    >>> structure = Telescopic.of(30, 40, rank=2, levels=2)
+    >>> parameters = {name: torch.randn(3, *shape) for name, shape in structure.parameter_shapes.items()}
+    >>> stacks = structure.generators(parameters)  # of three matrices
+    >>> x = torch.randn(3, 40, 5)
+    >>> apply(stacks, x).shape, torch.allclose(apply(stacks, x), dense(stacks) @ x, atol=1e-2)
+    (torch.Size([3, 30, 5]), True)
     """
     if dense_level >= generators.levels:
         return dense(generators) @ x
@@ -371,9 +382,11 @@ def apply(generators: Generators, x: Tensor, *, dense_level: int = 0) -> Tensor:
 
 
 def _one_node(core: Tensor, z: Tensor) -> bool:
-    """Whether the product can be one node of the autograd graph: one matrix, one type, no compiler."""
+    """Whether the product can be one node of the autograd graph: one matrix, one type, and nobody transforms it."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
     plain = core.dim() == z.dim() == 2 and core.dtype == z.dtype
-    return plain and not torch.compiler.is_compiling() and not torch.is_autocast_enabled(z.device.type)
+    return plain and not torch.is_autocast_enabled(z.device.type)
 
 
 def _as_one_node(generators: Generators, core: Tensor, z: Tensor, dense_level: int) -> Tensor:

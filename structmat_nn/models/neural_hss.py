@@ -16,6 +16,7 @@ from .. import _check
 from ..layers.activation import LearnableLeakyReLU
 from ..layers.hss import HSSLinear
 from ..layers.tensor import HSSTensorLinear, from_inside, to_inside
+from ..layers.tensor_fit import fit_leaves
 from ..layers.tensor_map import LowRankTensorMap
 from .base import GridModel, seeded
 
@@ -222,10 +223,7 @@ class NeuralHSS(GridModel):
         return torch.cat([fields, constant.expand(-1, count, *self.size)], dim=1)
 
     def _transform(self, fields: Tensor) -> Tensor:
-        z = self._enter(fields)
-        for layer, activation in zip(self.layers, self.activations, strict=True):
-            z = activation(layer(z) if self.plain else layer.inside(z))
-        return self._leave(z)
+        return self._leave(self._hidden(fields)[1])
 
     def _enter(self, fields: Tensor) -> Tensor:
         """The hidden field in the layout of the hidden layers; theirs is `HSSTensorLinear.inside` unless plain."""
@@ -286,6 +284,59 @@ class NeuralHSS(GridModel):
         for layer in self.layers[1:]:
             layer.init_identity()
         return start
+
+    @torch.no_grad()
+    def fit_last_layer(
+        self, inputs: Tensor, outputs: Tensor, parameters: Tensor | None = None, *, sweeps: int = 5, ridge: float = 1e-8
+    ) -> list[float]:
+        """Fit the leaves of the last linear layer to pairs by alternating least squares, in place.
+
+        For models on grids of several dimensions, or with several channels, that do not end with a low-rank map. See
+        `structmat_nn.layers.tensor_fit.fit_leaves` for `sweeps`, `ridge` and what the samples can determine.
+
+        Parameters
+        ----------
+        inputs, outputs : (samples, [channels,] *size)
+        parameters : (samples, parameters), optional
+            As for `forward`.
+
+        Returns
+        -------
+        list of float
+            Relative residuals before the last activation, at the start and after each sweep.
+        """
+        last = self.layers[-1] if self.projection is None else self.projection
+        if not isinstance(last, HSSTensorLinear):
+            raise ValueError(
+                f"the last layer is {type(last).__name__}, but alternating least squares fit HSSTensorLinear"
+            )
+        x = _check.fields(inputs, self.size, self.in_channels)
+        z = self._hidden(self._with_parameters(x.reshape(-1, self.in_channels, *self.size), parameters, x.shape[:1]))
+        targets = _check.fields(outputs, self.size, self.out_channels, name="outputs", channels_name="out_channels")
+        if self.projection is None:
+            z, targets = z[0], self._before_last_activation(targets)
+        else:
+            z = z[1]
+        several = last.channels is not None
+        targets = targets.reshape(-1, *([self.out_channels] if several else []), *self.size)
+        return fit_leaves(last, from_inside(z, several), targets, sweeps=sweeps, ridge=ridge)
+
+    def _hidden(self, fields: Tensor) -> tuple[Tensor, Tensor]:
+        """What the last hidden layer takes, and what leaves its activation."""
+        z = taken = self._enter(fields)
+        for layer, activation in zip(self.layers, self.activations, strict=True):
+            taken = z
+            z = activation(layer(z) if self.plain else layer.inside(z))
+        return taken, z
+
+    def _before_last_activation(self, outputs: Tensor) -> Tensor:
+        activation = self.activations[-1]
+        if isinstance(activation, nn.Identity):
+            return outputs
+        slope = float(activation.slope.detach()) if isinstance(activation, LearnableLeakyReLU) else 0.0
+        if slope <= 0.0:
+            raise ValueError(f"the last activation must have an inverse, but it is {activation} of slope {slope:g}")
+        return torch.where(outputs >= 0, outputs, outputs / slope)
 
     # --------------------------------------------------------------------------------- matrices
 

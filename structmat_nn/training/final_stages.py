@@ -20,7 +20,6 @@ from ..layers.telescopic import inner_matrix
 from .operator import LearnedOperator, in_evaluation, with_precision
 from .settings import non_negative
 
-
 _ITERATIONS_AT_ONCE = 10
 
 
@@ -48,6 +47,11 @@ class FinalStage(ABC):
         data : StageData
             Training pairs in the units of the operator's model.
         """
+
+
+# torch forgets pairs of differences whose product is below 1e-10, and learns no curvature from the small losses
+# of a trained model: losses are scaled to begin here.
+_LBFGS_START = 1e4
 
 
 @dataclass(frozen=True)
@@ -116,15 +120,23 @@ class LBFGS(FinalStage):
             line_search_fn="strong_wolfe",
         )
 
+        def mean_square() -> Tensor:
+            squares = (result.model(inputs) - outputs).square()
+            return squares.mean() if weights is None else (squares * weights).mean()
+
         def loss() -> Tensor:
             optimiser.zero_grad()
-            squares = (result.model(inputs) - outputs).square()
-            value = squares.mean() if weights is None else (squares * weights).mean()
+            value = mean_square() * scale
             value.backward()
             return value
 
         until = math.inf if self.seconds is None else time.perf_counter() + self.seconds
         with in_evaluation(result):
+            with torch.no_grad():
+                start = float(mean_square())
+            if start == 0.0 or not math.isfinite(start):
+                return result
+            scale = _LBFGS_START / start
             for _ in range(-(-self.iterations // _ITERATIONS_AT_ONCE)):  # the optimiser keeps its history in between
                 optimiser.step(loss)
                 if time.perf_counter() >= until:

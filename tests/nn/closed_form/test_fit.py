@@ -161,6 +161,15 @@ def test_noise_is_estimated_and_the_error_with_it(rng):
     assert 0.5 * true < result.report.white_noise_error < 2.5 * true
 
 
+@pytest.mark.parametrize("arguments", [{"leaf_size": 8}, {"leaf_size": 8, "rank": 2}, {"leaf_size": 4}, {}], ids=str)
+def test_noise_is_estimated_from_many_samples_on_any_leaves(arguments, rng):
+    green = operators.dirichlet(64)
+    result = fit(*operators.white_pairs(green, 60, rng, noise=1e-3), noise="estimate", **arguments)
+    assert result.report.noise == pytest.approx(1e-3, rel=0.2)
+    assert result.report.symmetric
+    assert result.white_noise_error(green, rng=99) < 1e-3
+
+
 def test_a_rank_that_is_too_large_does_not_fit_the_noise(rng):
     green = operators.dirichlet(N)
     inputs, outputs = operators.white_pairs(green, 40, rng, noise=1e-3)
@@ -189,6 +198,41 @@ def test_smooth_inputs_are_refused_however_many_there_are(rng):
         fit(inputs, outputs, leaf_size=8, rank=2)
     with pytest.raises(sm.TooFewSamplesError, match="500 samples span 10 dimensions"):
         fit(inputs, outputs, leaf_size=32, rank=2)
+
+
+@pytest.mark.parametrize("leaf_size", [4, 8])
+def test_odd_inputs_are_refused_though_a_wrong_operator_explains_them_to_rounding(leaf_size, rng):
+    """On odd functions a symmetric operator of lower rank agrees with Green's: nothing in the residual shows that."""
+    white = rng.standard_normal((40, N))
+    odd = white - white[:, ::-1]
+    with pytest.raises(sm.TooFewSamplesError, match="nothing of 50% of the cosine modes"):
+        fit(odd, odd @ operators.dirichlet(N), leaf_size=leaf_size, rank=2)
+    with pytest.raises(sm.TooFewSamplesError, match="do not span"):
+        fit(*operators.smooth_pairs(operators.dirichlet(N), 30, rng, modes=30), leaf_size=leaf_size, rank=2)
+
+
+def test_inputs_without_a_mean_are_a_warning(rng):
+    inputs = rng.standard_normal((20, N))
+    inputs -= inputs.mean(axis=1, keepdims=True)
+    with pytest.warns(IdentifiabilityWarning, match="nothing of 0.4% of the cosine modes"):
+        fit(inputs, inputs @ operators.dirichlet(N), rank=2)
+
+
+def test_inputs_that_vanish_on_a_cluster_are_refused(rng):
+    inputs = rng.standard_normal((20, N))
+    inputs[:, :64] = 0.0
+    with pytest.raises(sm.TooFewSamplesError, match="linearly dependent"):
+        fit(inputs, inputs @ operators.dirichlet(N), rank=2)
+
+
+@pytest.mark.parametrize("length", [0.01, 0.03, 0.1])
+def test_exact_responses_to_random_fields_may_do_and_the_estimate_is_honest(length, rng):
+    x = np.linspace(0, 1, N)
+    values, vectors = np.linalg.eigh(np.exp(-(np.subtract.outer(x, x) ** 2) / (2 * length**2)))
+    inputs = rng.standard_normal((30, N)) @ (vectors * np.sqrt(np.maximum(values, 0.0))).T
+    green = operators.dirichlet(N)
+    result = fit(inputs, inputs @ green, leaf_size=4, rank=2, rng=0)
+    assert result.white_noise_error(green, rng=9) < result.report.white_noise_error < 1e-3
 
 
 def test_wrongly_assumed_symmetry_is_refused(rng):
@@ -283,6 +327,18 @@ def test_smooth_data_with_a_prior_are_exact_in_their_span_and_warn(rng):
         assert result.report.symmetric
         # nothing is known outside the span, and the smallest operator has nothing there
         assert 0.9 < result.white_noise_error(green, rng=9) < 1.0
+
+
+def test_noise_of_smooth_samples_is_estimated_from_what_no_linear_map_explains(rng):
+    green = operators.dirichlet(N)
+    inputs, outputs = operators.smooth_pairs(green, 100, rng)
+    deviation = 1e-2 * np.sqrt(np.mean(outputs**2)) * rng.standard_normal(outputs.shape)
+    with pytest.warns(IdentifiabilityWarning):
+        result = fit(inputs, outputs + deviation, prior=Small(), noise="estimate")
+    assert result.report.noise == pytest.approx(1e-2, rel=0.1)
+    assert result.error(inputs, outputs) < 1e-2
+    with pytest.raises(ValueError, match='noise="estimate" with a prior needs more samples than the 9 dimensions'):
+        fit(inputs[:9], outputs[:9], prior=Small(), noise="estimate", rank=2)
 
 
 def test_near_keeps_what_the_samples_do_not_say(rng):

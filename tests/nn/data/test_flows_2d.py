@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.integrate import solve_ivp
 
 from structmat import DeviceError, NonFiniteError, ShapeError
@@ -192,6 +193,18 @@ def test_initial_vorticity_has_the_stated_spectrum(rng):
     assert power[0, 0] < 1e-30
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+def test_a_gpu_gives_the_same_numbers(rng):
+    pairs = np.array(PAIRS)
+    states, vorticity = random_fourier(*pairs.T, 32, rng), 10 * initial_vorticity(3, 32, rng)
+    here, there = (solve_gray_scott(states, *pairs.T, steps=50, device=device) for device in (None, "cuda"))
+    np.testing.assert_allclose(there, here, rtol=0, atol=1e-12)
+    flow = {"viscosity": 1e-3, "horizon": 1.0, "steps": 20, "force": body_force(32)}
+    here, there = (solve_navier_stokes(vorticity, device=device, **flow) for device in (None, "cuda"))
+    np.testing.assert_allclose(there, here, rtol=0, atol=1e-12)
+
+
 # --------------------------------------------------------------------------------------------- errors
 
 
@@ -202,7 +215,7 @@ def test_bad_input_is_named():
         solve_gray_scott(np.ones((1, 2, 8, 8)), np.ones(2), 0.06, steps=1)
     with pytest.raises(ValueError, match="steps = 3 must be a multiple of stored = 2"):
         solve_gray_scott(np.ones((1, 2, 8, 8)), 0.03, 0.06, steps=3, stored=2)
-    with pytest.raises(ValueError, match="step must be positive"):
+    with pytest.raises(ValueError, match="step must be a positive finite number, but it is 0"):
         solve_gray_scott(np.ones((1, 2, 8, 8)), 0.03, 0.06, steps=1, step=0.0)
     with pytest.raises(NonFiniteError, match="initial must be finite"):
         solve_navier_stokes(np.full((1, 8, 8), np.inf), viscosity=0.1, horizon=1.0, steps=1)

@@ -185,6 +185,15 @@ def test_training_on_white_noise():
     assert dataset.train.inputs.std() == pytest.approx(1.0, rel=0.05)
 
 
+def test_waves_of_the_cube_are_those_asked_for():
+    inputs = load("poisson3d", size=16, samples=4, waves=[3, 9]).train.inputs
+    basis = np.sin(np.pi * np.outer(np.arange(1, 16), np.arange(16) / 16)) * np.sqrt(2 / 16)  # orthonormal
+    coefficients = np.abs(np.einsum("sxyz,ax,by,cz->sabc", inputs, basis, basis, basis, optimize=True))
+    assert coefficients[:, 2:9, 2:9, 2:9].max() > 1.0
+    coefficients[:, 2:9, 2:9, 2:9] = 0.0
+    assert coefficients.max() < 1e-10
+
+
 def test_3d_is_stored_in_single_precision_unless_asked():
     single, double = (load("poisson3d", samples=2, storage=kind) for kind in ("float32", "float64"))
     assert single.train.inputs.dtype == np.float32
@@ -249,13 +258,21 @@ def test_bad_settings_are_named():
         data.load("poisson2d", boundary=1.0, cache=False)
     with pytest.raises(ValueError, match="radius must lie between"):
         data.load("poisson2d-mixed", radius=0.6, cache=False)
+    with pytest.raises(ValueError, match="wave_number must be a positive finite number, but it is 'high'"):
+        data.load("helmholtz2d", wave_number="high", cache=False)
     with pytest.raises(ValueError, match="resonant"):
         data.load("helmholtz2d", wave_number=2 * np.pi, cache=False)
     with pytest.raises(ValueError, match="storage must be 'float32' or 'float64'"):
         data.load("poisson3d", storage="half", cache=False)
+    with pytest.raises(ValueError, match="size must be at least 28, so that the grid resolves the waves, but it is 16"):
+        data.load("poisson3d", size=16, cache=False)
+    with pytest.raises(ValueError, match=r"waves must be two ascending numbers from 1 on, but it is \[5, 3\]"):
+        data.load("poisson3d", waves=(5, 3), cache=False)
+    with pytest.raises(ValueError, match="waves must be the first and the last wave number of an axis, but it is 7"):
+        data.load("poisson3d", waves=7, cache=False)
     with pytest.raises(ValueError, match="pairs must be a list of pairs"):
         data.load("gray-scott", pairs=[[0.1]], cache=False)
-    with pytest.raises(ValueError, match="horizon must be positive"):
+    with pytest.raises(ValueError, match="horizon must be a positive"):
         data.load("navier-stokes", horizon=0.0, cache=False)
 
 

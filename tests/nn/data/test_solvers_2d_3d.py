@@ -195,7 +195,7 @@ def test_bad_input_is_named():
         PerforatedSquare(16, 0.45)
     with pytest.raises(ValueError, match=r"resonant: the modes with j\^2 \+ k\^2 = 25"):
         solve_helmholtz2d(np.ones((16, 16)), 10.0 * np.pi)
-    with pytest.raises(ValueError, match="wave_number must be positive"):
+    with pytest.raises(ValueError, match="wave_number must be a positive"):
         solve_helmholtz2d(np.ones((16, 16)), -1.0)
 
 

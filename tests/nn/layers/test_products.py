@@ -31,23 +31,33 @@ def test_outputs_and_gradients_equal_those_through_the_dense_weight(name):
             assert torch.allclose(a, b, rtol=0, atol=1e-12 * max(1.0, float(b.abs().max()) if b.numel() else 1.0)), seed
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # forward mode in torch itself
 @pytest.mark.parametrize("name", MAKERS)
 def test_gradcheck(name):
-    layer = MAKERS[name](11)
+    product, arguments = _as_function(MAKERS[name](24))
+
+    assert torch.autograd.gradcheck(product, arguments, fast_mode=True)
+    assert torch.autograd.gradgradcheck(product, arguments, fast_mode=True)
+
+
+@pytest.mark.slow  # torch loads its rules for forward mode
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("name", MAKERS)
+def test_forward_mode(name):
+    product, arguments = _as_function(MAKERS[name](24))
+
+    assert torch.autograd.gradcheck(product, arguments, check_forward_ad=True, check_backward_ad=False)
+
+
+def _as_function(layer):
+    """The layer as a function of its input and parameters, and values for them."""
     names, parameters = zip(*layer.named_parameters(), strict=True)
     x = torch.randn(2, layer.in_features, dtype=torch.float64, requires_grad=True)
-    rows, columns = layer.out_features, layer.in_features
-    assert rows != columns
+    assert layer.out_features != layer.in_features
 
     def product(x, *values):
         return functional_call(layer, dict(zip(names, values, strict=True)), (x,))
 
-    assert torch.autograd.gradcheck(product, (x, *parameters), fast_mode=True)
-    assert torch.autograd.gradcheck(
-        product, (x, *parameters), fast_mode=True, check_forward_ad=True, check_backward_ad=False
-    )
-    assert torch.autograd.gradgradcheck(product, (x, *parameters), fast_mode=True)
+    return product, (x, *parameters)
 
 
 def test_the_dense_weight_is_the_definition_by_levels():
@@ -70,6 +80,16 @@ def test_leading_axes_are_batch_axes(name):
     assert y.shape == (2, 3, layer.out_features)
     assert torch.allclose(y[1, 2], layer(x[1, 2]), rtol=0, atol=1e-13)
     assert layer(x[:0]).shape == (0, 3, layer.out_features)
+
+
+def test_the_rule_goes_by_levels_size_and_batch():
+    layer = HSSLinear(256, 256, rank=2, levels=3)
+    small = HSSLinear(64, 64, rank=4, levels=4)
+    assert [layer.dense_level(k) for k in (1, 256)] == [0, 0]
+    assert [small.dense_level(k) for k in (1, 4096)] == [0, 4]
+    assert HSSLinear(8, 8, rank=1, levels=0).dense_level(1) == 0
+    fixed = {route: HSSLinear(64, 64, rank=4, levels=4, route=route).dense_level(1) for route in HSSLinear.routes[1:]}
+    assert fixed == {"structured": 0, "core": 3, "dense": 4}
 
 
 def test_wrong_number_of_features():

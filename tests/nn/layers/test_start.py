@@ -88,6 +88,19 @@ def test_from_a_dense_matrix_to_ranks_by_level():
     assert errors[1, 1, 1] > errors[1, 3, 3] > errors[4, 3, 3] > errors[4, 6, 6]
 
 
+def test_a_matrix_is_loaded_only_on_the_trees_of_the_layer(rng):
+    layer = HSSLinear(40, 40, rank=2, levels=2, dtype=torch.float64)
+    points = rng.random(40)
+    sorted_tree = sm.ClusterTree.from_points(points, depth=2)
+    a = np.exp(-np.abs(points[:, None] - points))
+
+    with pytest.raises(sm.TreeMismatchError, match="the rows of the matrix and of the layer need the same cluster"):
+        layer.load_matrix(sm.HSSMatrix.from_dense(a, sorted_tree))
+
+    layer.load_matrix(sm.HSSMatrix.from_diagonal(points, sm.ClusterTree.balanced(40, depth=2)))
+    assert np.array_equal(dense_of(layer), np.diag(points))
+
+
 @pytest.mark.parametrize("make", [HSSLinear, HODLRLinear])
 def test_spare_ranks_are_exact_and_can_be_trained(make):
     low = make(48, 40, rank=1, levels=2, dtype=torch.float64)
