@@ -194,3 +194,12 @@ def test_it_compiles_as_one_graph(name):
     y.sum().backward()
     assert torch.allclose(y, model(*inputs), atol=1e-6)
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_gain_scales_the_first_weights_and_not_the_slopes():
+    one = NeuralHSS(16, rank=1, levels=2, depth=2, seed=0).state_dict()
+    half = NeuralHSS(16, rank=1, levels=2, depth=2, seed=0, gain=0.5).state_dict()
+    for name, value in one.items():
+        torch.testing.assert_close(half[name], value if name.startswith("activations") else 0.5 * value)
+    with pytest.raises(ValueError, match="gain must be a positive"):
+        NeuralHSS(16, rank=1, levels=2, depth=2, gain=0.0)
