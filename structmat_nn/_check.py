@@ -32,14 +32,14 @@ def per_axis(value: Any, dimension: int, name: str, *, minimum: int = 1) -> tupl
 
 
 def field_shape(size: tuple[int, ...], channels: int) -> tuple[int, ...]:
-    """The shape of one sample: `size` for one channel, else `(channels, *size)`."""
+    """The shape of one sample: `size` for one channel, else ``(channels, *size)``."""
     return size if channels == 1 else (channels, *size)
 
 
 def fields(
     x: Any, size: tuple[int, ...], channels: int, *, name: str = "x", channels_name: str = "in_channels",
 ) -> torch.Tensor:  # fmt: skip
-    """Tensor of floating point numbers whose last axes are those of one sample: (batch..., [channels,] *size)."""
+    """Tensor of floating point numbers whose last axes are those of one sample: ``(batch..., [channels,] *size)``."""
     if not isinstance(x, torch.Tensor):
         raise TypeError(
             f"{name} must be a torch.Tensor, but it is a {type(x).__name__}; torch.as_tensor(...) makes one"

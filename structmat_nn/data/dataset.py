@@ -28,7 +28,7 @@ class Pairs:
 
     Parameters
     ----------
-    inputs, outputs : ndarray of shape (samples, [channels,] *size)
+    inputs, outputs : ndarray of shape ``(samples, [channels,] *size)``
         Real and finite; one row of `outputs` for each row of `inputs`. The arrays are kept as they are given, not
         copied.
 
@@ -107,7 +107,7 @@ class DataSet:
         The coordinates of the points, one array for each axis of the size.
     settings : dict
         What the samples were made with, in the terms of JSON.
-    trajectories : ndarray of shape (samples, times, [channels,] *size), optional
+    trajectories : ndarray of shape ``(samples, times, [channels,] *size)``, optional
         Trajectories of the law of the test set ``"in span"``, one step of the operator apart, for roll-outs.
     mask : ndarray of bool of shape size, optional
         True at the points of the domain; errors are measured there.

@@ -75,7 +75,7 @@ def white_noise(samples: int, size: int | tuple[int, ...], *, rng: RandomLike = 
 
     Returns
     -------
-    ndarray of shape (samples, *size)
+    ndarray of shape ``(samples, *size)``
 
     Examples
     --------
@@ -118,7 +118,7 @@ def gaussian_random_field(
 
     Returns
     -------
-    ndarray of shape (samples, *size)
+    ndarray of shape ``(samples, *size)``
 
     Notes
     -----
@@ -148,12 +148,12 @@ def scaled_to_one(values: NumpyArray) -> NumpyArray:
 
     Parameters
     ----------
-    values : ndarray of shape (samples, *size)
+    values : ndarray of shape ``(samples, *size)``
         No sample may be zero throughout.
 
     Returns
     -------
-    ndarray of shape (samples, *size)
+    ndarray of shape ``(samples, *size)``
 
     Examples
     --------

@@ -33,7 +33,7 @@ class Normaliser(nn.Module):
 
     Parameters
     ----------
-    shift, scale : array_like of shape (), (channels, 1, ..., 1) or ([channels,] *size)
+    shift, scale : array_like of shape (), (channels, 1, ..., 1) or ``([channels,] *size)``
         Finite, of equal shape; no entry of `scale` is zero.
 
     Raises
@@ -65,7 +65,7 @@ class Normaliser(nn.Module):
 
         Parameters
         ----------
-        values : array_like or Tensor of shape (samples, [channels,] *size)
+        values : array_like or Tensor of shape ``(samples, [channels,] *size)``
             Finite.
         channels : int, default 1
             With more than one, the second axis holds the channels, and each has its own numbers.
@@ -109,7 +109,7 @@ class Normaliser(nn.Module):
         return cls(np.zeros(shape), np.ones(shape))
 
     def normalise(self, x: Tensor) -> Tensor:
-        """From physical units to numbers near one; `x` has the shape (..., [channels,] *size)."""
+        """From physical units to numbers near one; `x` has the shape ``(..., [channels,] *size)``."""
         return (x - self.shift.to(x.dtype)) / self.scale.to(x.dtype)
 
     def restore(self, x: Tensor) -> Tensor:

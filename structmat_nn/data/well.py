@@ -2,8 +2,8 @@
 
 The layout (R. Ohana et al., The Well, NeurIPS 2024; polymathic-ai.org/the_well/data_format): the groups ``dimensions``
 (coordinates and times), ``boundary_conditions``, ``scalars``, and ``t0_fields``, ``t1_fields``, ``t2_fields`` with
-scalar, vector and tensor fields of shape (trajectories, times, *size, *components). A field that does not vary with the
-trajectory, the time or a coordinate says so in an attribute and lacks that axis.
+scalar, vector and tensor fields of shape ``(trajectories, times, *size, *components)``. A field that does not vary
+with the trajectory, the time or a coordinate says so in an attribute and lacks that axis.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class WellFile:
 
         Returns
         -------
-        ndarray of float64, shape (trajectories, times, channels, *size)
+        ndarray of float64, shape ``(trajectories, times, channels, *size)``
             The components of vectors and tensors are channels; an integer `times` leaves no axis.
 
         Raises
@@ -180,7 +180,7 @@ class WellFile:
         Returns
         -------
         Pairs
-            Arrays of float64, (samples, channels, *size), without the axis of channels if there is one channel.
+            Arrays of float64, ``(samples, channels, *size)``, without the axis of channels if there is one channel.
         """
         begin, end = self._time(first), self._time(last)
         reach = end - begin if stride is None else _check.positive_integer(stride, "stride")
@@ -234,7 +234,7 @@ class WellFile:
         }
 
     def _snapshot(self, name: str, time: int, trajectories: slice) -> NumpyArray:
-        """One field at one time, (trajectories, components, *size)."""
+        """One field at one time, ``(trajectories, components, *size)``."""
         order = self.fields[name]
         group = self._file[FIELD_GROUPS[order]]
         if name not in group:
@@ -359,7 +359,7 @@ def _same_grid(one: Iterable[NumpyArray], other: Iterable[NumpyArray]) -> bool:
 
 
 def _merge(states: NumpyArray) -> NumpyArray:
-    """(trajectories, times, channels, *size) to (trajectories * times, channels, *size)."""
+    """``(trajectories, times, channels, *size)`` to ``(trajectories * times, channels, *size)``."""
     return states.reshape(-1, *states.shape[2:])
 
 

@@ -123,7 +123,7 @@ class HODLRLinear(StructuredLinear):
         return _spread(self.D, self.D_entries, int(np.prod(self._leaf_shape))).reshape(self._leaf_shape)
 
     def _factors(self, level: int) -> tuple[Tensor, Tensor]:
-        """U (2**level, P, r) of each node and V (2**level, Q, r) of its sibling, in padded leaves."""
+        """U ``(2**level, P, r)`` of each node and V ``(2**level, Q, r)`` of its sibling, in padded leaves."""
         nodes, p, q = self._leaf_shape
         u = _spread(getattr(self, f"U{level}"), self.row_filled, nodes * p)
         v = _spread(getattr(self, f"V{level}"), self.col_filled, nodes * q)
@@ -264,12 +264,12 @@ def _spread(values: Tensor, index: Tensor | None, size: int) -> Tensor:
 
 
 def _siblings(blocks: Tensor) -> Tensor:
-    """The blocks of a level (2**l, p, k) with each pair of siblings exchanged."""
+    """The blocks of a level ``(2**l, p, k)`` with each pair of siblings exchanged."""
     return blocks.unflatten(0, (len(blocks) // 2, 2)).flip(1).flatten(0, 1)
 
 
 def _padded_blocks(matrix: HODLRMatrix) -> tuple[NumpyArray, list[tuple[NumpyArray, NumpyArray]]]:
-    """The leaves (2**L, p, q), and for each level U (2**l, P, r) of each node and V (2**l, Q, r) of its sibling."""
+    """The leaves ``(2**L, p, q)``; for each level U ``(2**l, P, r)`` of nodes and V ``(2**l, Q, r)`` of siblings."""
     blocks = matrix.blocks.expanded()
     depth = matrix.row_tree.depth
     leaves = np.zeros((2**depth, matrix.row_tree.leaf_size, matrix.col_tree.leaf_size), dtype=matrix.dtype)

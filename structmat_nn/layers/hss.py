@@ -73,9 +73,10 @@ class HSSLinear(StructuredLinear):
     Attributes
     ----------
     D0, D1, U1, V1, ... : torch.nn.Parameter
-        The stacks by level: at the leaves D (2**L, p, q), U (2**L, p, r) and V (2**L, q, r); above, with the rank r' of
-        the level below, D (2**l, 2 r', 2 r') and U, V (2**l, 2 r', r). Stacks of unequal leaves are stored flat, their
-        true entries one block after another, row by row: no number is stored or trained that is not in the weight.
+        The stacks by level: at the leaves D ``(2**L, p, q)``, U ``(2**L, p, r)`` and V ``(2**L, q, r)``; above, with
+        the rank r' of the level below, D ``(2**l, 2 r', 2 r')`` and U, V ``(2**l, 2 r', r)``. Stacks of unequal leaves
+        are stored flat, their true entries one block after another, row by row: no number is stored or trained that is
+        not in the weight.
     structure : Telescopic
         Sizes and ranks.
 

@@ -20,7 +20,9 @@ __all__ = ["KroneckerSum"]
 
 
 class KroneckerSum:
-    """``sum_k A_1^(k) (x) ... (x) A_m^(k)``, which acts on tensors of m modes and is never formed.
+    """A sum of Kronecker products, which acts on tensors of m modes and is never formed.
+
+    ``sum_k A_1^(k) (x) ... (x) A_m^(k)``.
 
     Parameters
     ----------
@@ -113,7 +115,7 @@ class KroneckerSum:
     # --------------------------------------------------------------------------------- products
 
     def apply(self, z: Any) -> NumpyArray:
-        """The operator on tensors: (..., *in_shape) -> (..., *out_shape)."""
+        """The operator on tensors: ``(..., *in_shape)`` -> ``(..., *out_shape)``."""
         array = np.asarray(z)
         modes = len(self.factors)
         if array.shape[max(array.ndim - modes, 0) :] != self.in_shape:

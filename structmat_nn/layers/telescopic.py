@@ -43,9 +43,9 @@ class Generators(NamedTuple):
 
     Attributes
     ----------
-    diagonal : tuple of (*lead, 2**l, p, q) tensors
+    diagonal : tuple of ``(*lead, 2**l, p, q)`` tensors
         D of the levels l = 0 .. L.
-    row_bases, col_bases : tuple of (*lead, 2**l, p, r) tensors
+    row_bases, col_bases : tuple of ``(*lead, 2**l, p, r)`` tensors
         U and V of the levels 1 .. L.
     row_slots, col_slots : (n,) int64 tensor or None
         Where each index lies in the flattened padded leaves; None where that is the identity.
@@ -302,7 +302,7 @@ def inner_matrix(generators: Generators, level: int) -> Tensor:
 
     Returns
     -------
-    (*lead, 2**level * p, 2**level * q) tensor
+    ``(*lead, 2**level * p, 2**level * q)`` tensor
         In the order of the padded slots: for the leaf level see `dense`.
     """
     matrix = generators.diagonal[0].squeeze(-3)  # (*lead, p, q)
@@ -312,7 +312,7 @@ def inner_matrix(generators: Generators, level: int) -> Tensor:
 
 
 def _expanded(core: Tensor, diagonal: Tensor, row_basis: Tensor, col_basis: Tensor) -> Tensor:
-    """blkdiag(D) + blkdiag(U) core blkdiag(V)^T, (*lead, nodes * p, nodes * q)."""
+    """blkdiag(D) + blkdiag(U) core blkdiag(V)^T, ``(*lead, nodes * p, nodes * q)``."""
     *lead, nodes, p, row_rank = row_basis.shape
     q, col_rank = col_basis.shape[-2:]
     left = row_basis @ core.reshape(*lead, nodes, row_rank, nodes * col_rank)  # (*lead, nodes, p, nodes * col_rank)
@@ -325,7 +325,7 @@ def _expanded(core: Tensor, diagonal: Tensor, row_basis: Tensor, col_basis: Tens
 
 
 def dense(generators: Generators) -> Tensor:
-    """The whole matrix, (*lead, rows, columns). Cost O(rows * columns * rank)."""
+    """The whole matrix, ``(*lead, rows, columns)``. Cost O(rows * columns * rank)."""
     matrix = inner_matrix(generators, generators.levels)
     if generators.row_slots is not None:
         matrix = matrix.index_select(-2, generators.row_slots)
@@ -344,7 +344,7 @@ def apply(generators: Generators, x: Tensor, *, dense_level: int = 0) -> Tensor:
     ----------
     generators : Generators
         Padded stacks with leading axes `lead`.
-    x : (*lead, columns, k) tensor
+    x : ``(*lead, columns, k)`` tensor
         Vectors to multiply, one a column; its leading axes broadcast against those of the generators.
     dense_level : int
         ``A^(dense_level)`` is formed densely and multiplied by as one matrix; the levels above it are applied block by
@@ -352,7 +352,7 @@ def apply(generators: Generators, x: Tensor, *, dense_level: int = 0) -> Tensor:
 
     Returns
     -------
-    (*lead, rows, k) tensor
+    ``(*lead, rows, k)`` tensor
 
     Notes
     -----
@@ -408,12 +408,12 @@ def _recorded(generators: Generators, core: Tensor, z: Tensor, dense_level: int)
 
 
 def by_node(x: Tensor, level: int) -> Tensor:
-    """The rows of x (*lead, rows, k) by the nodes of a level, (*lead, 2**level, rows / 2**level, k)."""
+    """The rows of x ``(*lead, rows, k)`` by the nodes of a level, ``(*lead, 2**level, rows / 2**level, k)``."""
     return x.unflatten(-2, (2**level, x.shape[-2] >> level))
 
 
 def _to_slots(x: Tensor, generators: Generators) -> Tensor:
-    """The rows of `x` at their slots in the padded leaves, zeros elsewhere, (*lead, slots, k)."""
+    """The rows of `x` at their slots in the padded leaves, zeros elsewhere, ``(*lead, slots, k)``."""
     if generators.col_slots is None:
         return x
     nodes, _, q = generators.diagonal[-1].shape[-3:]

@@ -26,10 +26,11 @@ __all__ = ["HSSTensorLinear"]
 
 
 class HSSTensorLinear(nn.Module):
-    """A linear layer on tensors: ``sum_k Z x_1 W_1^(k) x_2 ... x_m W_m^(k)`` with HSS matrices ``W_j^(k)``.
+    """A linear layer on tensors: a sum of products along all axes with HSS matrices.
 
-    As a matrix it is a sum of `outer_rank` Kronecker products. For several channels a dense factor
-    ``C^(k)`` (channels out, channels in) joins each product: the channels are one more mode.
+    ``sum_k Z x_1 W_1^(k) x_2 ... x_m W_m^(k)``, with HSS matrices ``W_j^(k)``. As a matrix it is a sum
+    of `outer_rank` Kronecker products. For several channels a dense factor ``C^(k)`` (channels out, channels in) joins
+    each product: the channels are one more mode.
 
     Parameters
     ----------
@@ -316,11 +317,11 @@ class HSSTensorLinear(nn.Module):
 
         Parameters
         ----------
-        x : (..., *shape) tensor, with channels (..., channels in, *shape)
+        x : ``(..., *shape)`` tensor, with channels ``(..., channels in, *shape)``
 
         Returns
         -------
-        (..., *out_shape) tensor, with channels (..., channels out, *out_shape)
+        ``(..., *out_shape)`` tensor, with channels ``(..., channels out, *out_shape)``
             A transposed view: see `inside`.
         """
         expected = self.shape if self.channels is None else (self.channels[0], *self.shape)

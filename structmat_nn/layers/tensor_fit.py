@@ -39,7 +39,7 @@ def fit_leaves(
     ----------
     layer : HSSTensorLinear
         Its bias is taken as it is.
-    inputs, outputs : (samples, [channels,] *shape), (samples, [channels,] *out_shape)
+    inputs, outputs : ``(samples, [channels,] *shape)``, ``(samples, [channels,] *out_shape)``
         In the precision of the layer: float64, unless 1e-4 is accurate enough.
     sweeps : int
         How many times each mode is solved for; the channel factors count as one more mode.

@@ -19,8 +19,9 @@ __all__ = ["LowRankTensorMap"]
 
 
 class LowRankTensorMap(nn.Module):
-    """The map ``Z -> sum_i c_i <v_i^(1) x ... x v_i^(M), Z> u_i^(1) x ... x u_i^(m)`` (x: the outer product).
+    """A linear map between tensors of low CP rank.
 
+    ``Z -> sum_i c_i <v_i^(1) x ... x v_i^(M), Z> u_i^(1) x ... x u_i^(m)``, where x is the outer product.
     Its input and its output may differ in the number of axes, and channels are axes like the others.
 
     Parameters
@@ -88,7 +89,7 @@ class LowRankTensorMap(nn.Module):
         self.weights.fill_(self.rank**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the map to the last axes: (..., *in_shape) -> (..., *out_shape)."""
+        """Apply the map to the last axes: ``(..., *in_shape)`` -> ``(..., *out_shape)``."""
         require_trailing(x, self.in_shape, "map")
         lead = x.shape[: x.dim() - len(self.in_shape)]
         features = (x.reshape(-1, prod(self.in_shape)) @ self._outer("v", len(self.in_shape)).mT) * self.weights

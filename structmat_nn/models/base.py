@@ -74,7 +74,7 @@ class GridModel(torch.nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def _transform(self, fields: torch.Tensor) -> torch.Tensor:
-        """Map (batch, in_channels, *size) to (batch, out_channels, *size)."""
+        """Map ``(batch, in_channels, *size)`` to ``(batch, out_channels, *size)``."""
 
     def extra_repr(self) -> str:
         """What `print(model)` shows before the parts."""

@@ -99,7 +99,7 @@ class FactFormer(GridModel):
 
 
 class FactorisedBlock(torch.nn.Module):
-    """Adds positions, then factorised attention, to channels (batch, *size, width)."""
+    """Adds positions, then factorised attention, to channels ``(batch, *size, width)``."""
 
     def __init__(self, size: tuple[int, ...], width: int, heads: int, head_width: int, key_width: int) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class FactorisedBlock(torch.nn.Module):
         self.second = torch.nn.Linear(width, width, bias=False)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Map (batch, *size, width) to the same shape."""
+        """Map ``(batch, *size, width)`` to the same shape."""
         hidden = hidden + self.position(self.features)
         normed = self.norm(hidden)
         attended = self.values(normed).unflatten(-1, (self.heads, -1)).movedim(-2, 1)  # (batch, heads, *size, channels)
@@ -163,7 +163,7 @@ class AxisKernel(torch.nn.Module):
 
 
 class CoarseBranch(torch.nn.Module):
-    """Convolutions at half the resolution, and back to the grid: (batch, width, *size) to the same shape."""
+    """Convolutions at half the resolution, and back to the grid: ``(batch, width, *size)`` to the same shape."""
 
     def __init__(self, size: tuple[int, ...], width: int) -> None:
         super().__init__()
@@ -175,20 +175,20 @@ class CoarseBranch(torch.nn.Module):
         self.up = convolution(dimension, width // 2, width, 3)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Map (batch, width, *size) to the same shape."""
+        """Map ``(batch, width, *size)`` to the same shape."""
         normed = _instance_norm(hidden.movedim(1, -1)).movedim(-1, 1)
         coarse = self.smooth(gelu(self.down(normed)))
         return self.up(gelu(self.refine(interpolate(coarse, size=self.size))))
 
 
 def _along_axis(matrices: torch.Tensor, values: torch.Tensor, axis: int) -> torch.Tensor:
-    """Multiply values (batch, heads, *size, channels) along one axis by matrices (batch, heads, n, n)."""
+    """Multiply values ``(batch, heads, *size, channels)`` along one axis by matrices (batch, heads, n, n)."""
     moved = values.movedim(axis, 2)
     return torch.matmul(matrices, moved.flatten(3)).reshape(moved.shape).movedim(2, axis)
 
 
 def _instance_norm(values: torch.Tensor) -> torch.Tensor:
-    """Give each channel of (batch, *size, channels) mean 0 and variance 1 over the grid."""
+    """Give each channel of ``(batch, *size, channels)`` mean 0 and variance 1 over the grid."""
     grid = tuple(range(1, values.ndim - 1))
     variance, mean = torch.var_mean(values, dim=grid, correction=0, keepdim=True)
     return (values - mean) * torch.rsqrt(variance + 1e-5)

@@ -199,13 +199,13 @@ class NeuralHSS(GridModel):
 
         Parameters
         ----------
-        x : (batch..., *size) tensor, with several channels (batch..., in_channels, *size)
+        x : ``(batch..., *size)`` tensor, with several channels ``(batch..., in_channels, *size)``
         parameters : (batch..., parameters) tensor, optional
             The numbers that belong to each field, of a model that was built with `parameters`.
 
         Returns
         -------
-        (batch..., *size) tensor, with several channels (batch..., out_channels, *size)
+        ``(batch..., *size)`` tensor, with several channels ``(batch..., out_channels, *size)``
         """
         x = _check.fields(x, self.size, self.in_channels)
         self._check_dtype(x)
@@ -302,7 +302,7 @@ class NeuralHSS(GridModel):
 
         Parameters
         ----------
-        inputs, outputs : (samples, [channels,] *size)
+        inputs, outputs : ``(samples, [channels,] *size)``
         parameters : (samples, parameters), optional
             As for `forward`.
 

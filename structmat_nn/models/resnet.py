@@ -111,7 +111,7 @@ class ResidualBlock(torch.nn.Module):
         self.second = second
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Add two convolutions of the activated channels to the channels (batch, width, *size)."""
+        """Add two convolutions of the activated channels to the channels ``(batch, width, *size)``."""
         return hidden + self.second(gelu(self.first(gelu(hidden))))
 
 

@@ -96,7 +96,7 @@ class Transolver(GridModel):
 
 
 class SliceBlock(torch.nn.Module):
-    """Adds attention between slices, then a perceptron, to channels (batch, *size, width)."""
+    """Adds attention between slices, then a perceptron, to channels ``(batch, *size, width)``."""
 
     def __init__(self, dimension: int, width: int, heads: int, slices: int, expansion: int) -> None:
         super().__init__()
@@ -106,13 +106,13 @@ class SliceBlock(torch.nn.Module):
         self.perceptron = _perceptron(width, expansion * width, width)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Map (batch, *size, width) to the same shape."""
+        """Map ``(batch, *size, width)`` to the same shape."""
         hidden = hidden + self.attention(self.attention_norm(hidden))
         return hidden + self.perceptron(self.perceptron_norm(hidden))
 
 
 class SliceAttention(torch.nn.Module):
-    """Points to slices, attention between slices, and back: (batch, *size, width) to the same shape."""
+    """Points to slices, attention between slices, and back: ``(batch, *size, width)`` to the same shape."""
 
     def __init__(self, dimension: int, width: int, heads: int, slices: int) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class SliceAttention(torch.nn.Module):
         self.project = torch.nn.Linear(width, width)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Map (batch, *size, width) to the same shape."""
+        """Map ``(batch, *size, width)`` to the same shape."""
         features = self.features(hidden.movedim(-1, 1)).flatten(2)  # (batch, 2 width, points)
         where, what = features.unflatten(1, (2, self.heads, -1)).unbind(1)  # (batch, heads, channels, points)
         sharpness = 1 / self.temperature.clamp(0.1, 5.0)  # (heads, 1, 1)

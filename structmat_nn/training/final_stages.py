@@ -25,7 +25,7 @@ _ITERATIONS_AT_ONCE = 10
 
 @dataclass(frozen=True)
 class StageData:
-    """Normalised training pairs in float64, (samples, [channels,] *size), and the mask of valid points."""
+    """Normalised training pairs in float64, ``(samples, [channels,] *size)``, and the mask of valid points."""
 
     inputs: Tensor
     outputs: Tensor

@@ -50,7 +50,7 @@ class TrainingModule(pl.LightningModule):
         From normalised inputs to normalised outputs.
     forward : callable
         The model itself, or its compiled form.
-    inputs, outputs : Tensor, (samples, [channels,] *size)
+    inputs, outputs : Tensor, ``(samples, [channels,] *size)``
         Normalised training pairs.
     weights : Tensor, size, or None
         Weights of the points in the loss, of mean 1.

@@ -68,7 +68,7 @@ class LearnedOperator(nn.Module):
         self.specification = None if specification is None else dict(specification)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map inputs to outputs, both (samples, [channels,] *size) in physical units."""
+        """Map inputs to outputs, both ``(samples, [channels,] *size)`` in physical units."""
         normalised = x if self.input_normaliser is None else self.input_normaliser.normalise(x)
         y = self.model(normalised)
         y = y if self.output_normaliser is None else self.output_normaliser.restore(y)
@@ -110,14 +110,14 @@ class LearnedOperator(nn.Module):
 
         Parameters
         ----------
-        inputs : array_like, (samples, [channels,] *size)
+        inputs : array_like, ``(samples, [channels,] *size)``
             In physical units, finite.
         batch_size : int, optional
             Samples that are on the device at once; by default about 16 million numbers.
 
         Returns
         -------
-        ndarray, (samples, [channels,] *size)
+        ndarray, ``(samples, [channels,] *size)``
             In float64, whatever the precision of the model.
 
         Raises
@@ -141,7 +141,7 @@ class LearnedOperator(nn.Module):
 
         Parameters
         ----------
-        u0 : array_like, (samples, [channels,] *size)
+        u0 : array_like, ``(samples, [channels,] *size)``
             Initial states.
         steps : int
             Number of applications.
@@ -150,7 +150,7 @@ class LearnedOperator(nn.Module):
 
         Returns
         -------
-        ndarray, (samples, steps, [channels,] *size)
+        ndarray, ``(samples, steps, [channels,] *size)``
             The states after each step; a roll-out that blows up holds Inf or NaN from there on.
 
         Raises
