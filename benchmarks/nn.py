@@ -29,7 +29,7 @@ def run(report: Report, quick: bool) -> None:
     """Measure everything (quick: small batches, no compiler)."""
     with threads(THREADS):
         one_dimension(report, quick)
-        # two dimensions: a function `two_dimensions(report, quick)` goes here
+        two_dimensions(report, quick)
         routes(report, quick)
 
 
@@ -110,6 +110,29 @@ def one_dimension(report: Report, quick: bool) -> None:
     report.add(f"{case}: operations of a step", 6 * entries * batch / 1e6, "MFLOP", note="floor")
     report.add(f"{case}: operations with dense matrices", 6 * 4 * n**2 * batch / 1e6, "MFLOP", note="floor")
     report.add(f"{case}: bytes of a step out of the cache", 4 * n * batch * 4 * 7 / 1e6, "MB", note="floor")
+
+
+def two_dimensions(report: Report, quick: bool) -> None:
+    """Three layers of eight Kronecker products on 64 x 64 points, against an FNO of 8 x 8 modes, width 16, 4 layers."""
+    import torch
+
+    from structmat_nn import FNO, NeuralHSS
+
+    size, batch = (64, 64), 8 if quick else 64
+    generator = torch.Generator().manual_seed(0)
+    inputs, outputs = (torch.randn(batch, *size, generator=generator) for _ in range(2))
+    mine = NeuralHSS(size, rank=2, levels=2, depth=3, outer_rank=8, seed=0)
+    fno = FNO(size, n_modes=(8, 8), hidden_channels=16, n_layers=4, seed=0)
+    steps = [training_step(model, inputs, outputs) for model in (mine, fno)]
+    taken, other = medians(steps, [5, 1], 3 if quick else 10)
+    case = f"2-D, 64 x 64, batch {batch}"
+    report.add(f"{case}: Neural-HSS, a step", 1e3 * taken, "ms", None if quick else 70.0)
+    report.add(f"{case}: FNO, a step", 1e3 * other, "ms")
+    limit = None if quick else 12.0
+    report.add(f"{case}: speed of Neural-HSS over FNO", other / taken, "", limit, at_least=True)
+    # two products with all dense factors of a layer, forward and in two derivatives; none for the first layer's input
+    products = 2 * 8 * 64**3 * batch * 2
+    report.add(f"{case}: operations of a step", (3 * 3 - 0.5) * products / 1e6, "MFLOP", note="with dense factors")
 
 
 def routes(report: Report, quick: bool) -> None:

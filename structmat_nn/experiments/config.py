@@ -99,6 +99,7 @@ _TRAINING = {
 _STAGES = {
     "last layer": _Section({"ridge": _Number(0.0)}),
     "lbfgs": _Section({"iterations": _Integer(1), "history": _Integer(1), "seconds": _Number(0.0)}),
+    "tensor leaves": _Section({"sweeps": _Integer(1), "ridge": _Number(0.0)}),
 }
 _PUBLISHED = {"parameters": _Text(), "error": _Number(0.0), "metric": _Text(), "note": _Text()}
 _MODEL = {

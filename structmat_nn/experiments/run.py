@@ -307,8 +307,9 @@ def _normaliser(name: str) -> Any:
 def _final_stages(case: Case, budget: float | None) -> list[Any]:
     """The final stages of a case; iterations take at most as long as the training before them may."""
     from ..training import LBFGS, LastLayer
+    from ..training.tensor_leaves import TensorLeaves
 
-    kinds = {"last layer": LastLayer, "lbfgs": LBFGS}
+    kinds = {"last layer": LastLayer, "lbfgs": LBFGS, "tensor leaves": TensorLeaves}
     limits = {"lbfgs": {"seconds": budget}}
     return [kinds[name](**{**limits.get(name, {}), **(options or {})}) for name, options in case.final_stages.items()]
 

@@ -163,7 +163,7 @@ class Course(pl.Callback):
         error, loss = self.validate(), module.mean_loss()
         module.reset_loss()
         row = {
-            "step": step, "seconds": self.seconds, "learning_rate": module.schedule.rate(step - 1),
+            "step": step, "seconds": self.seconds, "learning_rate": module.rate,
             "train_loss": loss, "validation_error": error,
         }  # fmt: skip
         if not (loss < float("inf")):

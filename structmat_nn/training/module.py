@@ -65,6 +65,8 @@ class TrainingModule(pl.LightningModule):
     ----------
     step : int
         Steps that are done.
+    rate : float
+        Learning rate of the last of them.
     stops_at : callable
         Tells the step at which the run must pause for something else, given the present one.
     """
@@ -91,7 +93,7 @@ class TrainingModule(pl.LightningModule):
         self._groups, self._slopes = parameter_groups, slopes
         self._order: tuple[int, list[Tensor]] = (-1, [])  # an epoch and its batches
         self.automatic_optimization = False
-        self.step = 0
+        self.step, self.rate = 0, schedule.peak
         self.stops_at: Callable[[int], int] = lambda step: step + 1
         self.reset_loss()
 
@@ -130,9 +132,9 @@ class TrainingModule(pl.LightningModule):
             self._take_step()
 
     def _take_step(self) -> None:
-        rate = self.schedule.rate(self.step)
+        self.rate = self.schedule.rate(self.step)
         for group in self._optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.rate
         self._optimiser.zero_grad()
         loss = self._loss(self._batch(self.step))
         if self._alone and self._scaler is None:

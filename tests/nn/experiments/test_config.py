@@ -89,7 +89,7 @@ def test_variants_and_training_sizes_multiply():
         (("training", "epochs"), True, "training.epochs must be an integer, but it is True"),
         (("training", "learning_rate"), "1e-3", "must be a number, but it is '1e-3'; YAML takes 1e-3 for text"),
         (("training", "batch_size"), 0, "training.batch_size must be at least 1, but it is 0"),
-        (("training", "normalise"), "max", "training.normalise must be one of maximum, mean-standard, identity"),
+        (("training", "normalise"), "max", "training.normalise must be one of [a-z, -]+, but it is 'max'"),
         (("training", "residual"), "yes", "training.residual must be true or false"),
         (("models", "neural-hss", "final_stages"), {"adam": {}}, "has the unknown key 'adam'; allowed are last layer"),
         (("data", "size"), [32, "x"], r"data.size must be an integer or a list of integers"),
