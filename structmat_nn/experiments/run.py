@@ -101,6 +101,8 @@ def run(
     ------
     ConfigError
         If the file is wrong, or there is no such model or variant.
+    ExceptionGroup
+        After all other runs, with what stopped some of them otherwise.
 
     Notes
     -----
@@ -128,7 +130,24 @@ def run(
     )  # fmt: skip
     if budget_from is not None:
         _known([budget_from], experiment.models, "model", experiment)
-    return [_one(plan, *key, say) for key in _order(plan)]
+    return _all(plan, say)
+
+
+def _all(plan: Plan, say: Callable[[str], None]) -> list[Path]:
+    """All runs in turn; what stops one of them does not stop the others, and is raised in the end."""
+    paths, errors = [], []
+    for model, variant, seed in _order(plan):
+        try:
+            paths.append(_one(plan, model, variant, seed, say))
+        except StructmatError:
+            raise  # a wrong file of settings or results, which the user can repair
+        except Exception as error:
+            error.add_note(f"in the run of {model}, {variant}, seed {seed}")
+            say(f"{plan.experiment.name} {model} {variant} seed {seed}: stopped by {type(error).__name__}: {error}")
+            errors.append(error)
+    if errors:
+        raise ExceptionGroup(f"{len(errors)} of {len(errors) + len(paths)} runs were stopped", errors)
+    return paths
 
 
 def _known(asked: Sequence[str] | None, known: tuple[str, ...], what: str, experiment: Experiment) -> tuple[str, ...]:

@@ -84,6 +84,18 @@ def test_refusals_are_results(results):
     assert any("closed-form-recovery n12 seed 0: failed" in line for line in lines)
 
 
+def test_what_stops_one_run_does_not_stop_the_others(tmp_path):
+    content = {**CONTENT, "models": {"resnet": {"options": {"depht": 2}}, "least-squares": None}}
+    config = tmp_path / "small.yaml"
+    config.write_text(yaml.safe_dump(content, sort_keys=False))
+    lines = []
+    with pytest.raises(ExceptionGroup, match="1 of 2 runs were stopped") as caught:
+        run(config, variants=["n12"], directory=tmp_path, say=lines.append)
+    assert isinstance(caught.value.exceptions[0], TypeError)
+    assert lines[0].startswith("small resnet n12 seed 0: stopped by TypeError")
+    assert (tmp_path / "small/least-squares-n12-seed0.json").exists()
+
+
 def test_results_that_are_there_are_skipped(config, results):
     folder, paths, _ = results
     before = {path: path.stat().st_mtime_ns for path in paths}
