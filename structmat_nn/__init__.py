@@ -38,6 +38,7 @@ _LAZY: dict[str, str] = {
     "FNO": ".models.fno",
     "FactFormer": ".models.factformer",
     "GreenLearning": ".models.green_learning",
+    "KroneckerRecovery": ".models.kronecker_recovery",
     "LeastSquares": ".models.least_squares",
     "ResNet": ".models.resnet",
     "Transolver": ".models.transolver",

@@ -12,6 +12,7 @@ from .describe import count_parameters, describe
 from .factformer import FactFormer
 from .fno import FNO
 from .green_learning import GreenLearning
+from .kronecker_recovery import KroneckerRecovery
 from .least_squares import LeastSquares
 from .neural_hss import NeuralHSS
 from .recovery import ClosedFormRecovery
@@ -29,6 +30,7 @@ MODELS: dict[str, type[torch.nn.Module]] = {
     "transolver": Transolver,
     "least-squares": LeastSquares,
     "closed-form-recovery": ClosedFormRecovery,
+    "kronecker-recovery": KroneckerRecovery,
     "structured-network": StructuredNetwork,
 }
 
@@ -40,6 +42,7 @@ __all__ = [
     "FactFormer",
     "GreenLearning",
     "GridModel",
+    "KroneckerRecovery",
     "LeastSquares",
     "NeuralHSS",
     "ResNet",

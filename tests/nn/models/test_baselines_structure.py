@@ -11,6 +11,7 @@ from structmat_nn.models import (
     DeepONet,
     FactFormer,
     GreenLearning,
+    KroneckerRecovery,
     LeastSquares,
     ResNet,
     count_parameters,
@@ -371,3 +372,25 @@ def test_closed_form_recovery_refuses_what_it_cannot_find():
         ClosedFormRecovery(8, in_channels=2)
     with pytest.raises(ShapeError, match=r"inputs must have shape \(samples, 256\)"):
         ClosedFormRecovery(256).fit(smooth[:, :255], solutions)
+
+
+def test_kronecker_recovery_finds_a_sum_of_products_and_keeps_it_in_the_state(rng):
+    factors = rng.standard_normal((2, 2, 10, 10))
+    inputs = rng.standard_normal((200, 10, 10))
+    outputs = sum(a @ inputs @ b.T for a, b in factors)
+    model = KroneckerRecovery((10, 10), terms=2).fit(inputs, outputs)
+    unseen = rng.standard_normal((3, 10, 10))
+    exact = sum(a @ unseen @ b.T for a, b in factors)
+    np.testing.assert_allclose(model(torch.from_numpy(unseen)).numpy(), exact, atol=1e-8)
+    other = KroneckerRecovery((10, 10), terms=2)
+    with pytest.raises(RuntimeError, match="call fit"):
+        other(torch.from_numpy(unseen))
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(torch.from_numpy(unseen)), model(torch.from_numpy(unseen)))
+
+
+def test_kronecker_recovery_says_what_it_cannot():
+    with pytest.raises(ShapeError, match="two dimensions"):
+        KroneckerRecovery(16)
+    with pytest.raises(ShapeError, match="one channel to one"):
+        KroneckerRecovery((8, 8), in_channels=2)
