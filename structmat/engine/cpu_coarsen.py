@@ -66,10 +66,11 @@ def crosses_of(block, p, q, tail, limit, left, right, u, v):
 
 
 @jit
-def dense_as_low_rank(blocks, which, tail, limit, stride, out, ranks, rests, squares, first, last):
-    """Low-rank forms of blocks[which[b]] (p, q) to an error of `tail`, at b * stride of `out`.
+def dense_as_low_rank(blocks, which, tail, limit, starts, out, ranks, rests, squares, first, last):
+    """Low-rank forms of blocks[which[b]] (p, q) to an error of `tail`, one after another in `out`.
 
-    rests (nb,): squared errors; squares (nb, limit): squared singular values.
+    starts (nb,): where each one would be if all had rank `limit`, overwritten by where it is: memory that nothing is
+    written to costs nothing. rests (nb,): squared errors; squares (nb, limit): squared singular values.
     """
     p, q = blocks.shape[1:]
     block, dtype = np.empty((p, q), dtype=blocks.dtype), blocks.dtype
@@ -78,6 +79,7 @@ def dense_as_low_rank(blocks, which, tail, limit, stride, out, ranks, rests, squ
     core = np.empty(2 * limit * padded(limit), dtype=dtype)
     one, two = np.empty((limit, limit), dtype=dtype), np.empty((limit, limit), dtype=dtype)
     sizes, order = np.empty(limit), np.empty(limit, dtype=np.int64)
+    cursor = starts[first]
     for b in range(first, last):
         block[:] = blocks[which[b]]
         k, rest = crosses_of(block, p, q, CROSS_SHARE * tail, limit, left, right, u, v)
@@ -85,9 +87,11 @@ def dense_as_low_rank(blocks, which, tail, limit, stride, out, ranks, rests, squ
         if k < 0:
             continue
         rank = recompress(
-            left, right, k, p, q, CUT_SHARE * tail, out, b * stride, core, one, two, sizes, order
+            left, right, k, p, q, CUT_SHARE * tail, out, cursor, core, one, two, sizes, order
         )  # fmt: skip
         ranks[b], rests[b] = rank, rest + noted(sizes, order, k, rank, squares[b])
+        starts[b] = cursor
+        cursor += rank * (p + q)
 
 
 @jit
@@ -126,10 +130,10 @@ def stacked(buffer, pool, child, rank, p, q, left, left_at, right, right_at):
 def merge_blocks(
     buffer, pool, children, child_ranks, p, q, tail, limits, starts, out, ranks, rests, squares, first, last
 ):
-    """Each block of the four `children` (nb, 4, 2), which are p by q: at `starts` of `out`, with an error of `tail`.
+    """Each block of the four `children` (nb, 4, 2), which are p by q, to an error of `tail`; one by one in `out`.
 
-    children: see `stacked`; child_ranks (nb, 4); the four in the order of rows, then columns. limits (nb,): the
-    largest ranks that are of use.
+    starts: see `dense_as_low_rank`. children: see `stacked`; child_ranks (nb, 4); the four in the order of rows, then
+    columns. limits (nb,): the largest ranks that are of use.
     """
     dtype, widest, most = out.dtype, 1, 1
     for b in range(first, last):
@@ -143,6 +147,7 @@ def merge_blocks(
     small = np.empty(2 * most * padded(most), dtype=dtype)
     one, two = np.empty((most, most), dtype=dtype), np.empty((most, most), dtype=dtype)
     sizes, order = np.empty(most), np.empty(most, dtype=np.int64)
+    cursor = starts[first]
     for b in range(first, last):
         k = child_ranks[b]
         total = k.sum()
@@ -168,8 +173,10 @@ def merge_blocks(
             continue
         rank = recompress(tall, wide, found, total, total, CUT_SHARE * tail, factors, 0, small, one, two, sizes, order)
         ranks[b], rests[b] = rank, rest + noted(sizes, order, found, rank, squares[b])
-        at = starts[b]
-        out[at : at + rank * 2 * (p + q)] = 0
+        at = cursor
+        starts[b] = at
+        cursor += rank * 2 * (p + q)
+        out[at:cursor] = 0
         for r in range(rank):
             for i in range(2):
                 source, target = r * total + i * heights[0], at + (2 * r + i) * p

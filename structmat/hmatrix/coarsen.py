@@ -132,17 +132,17 @@ class _Coarsening:
         p, q = self.costs.sides(level)
         limit = int(DENSE_SHARE * min(p, q))
         pick = np.flatnonzero((forms.dense >= 0) & (forms.places[:, 0] != forms.places[:, 1]))
-        which, stride = forms.dense[pick], limit * (p + q)
+        which, starts = forms.dense[pick], limit * (p + q) * np.arange(len(pick))
         ranks, rests = np.zeros(len(pick), dtype=np.int64), np.zeros(len(pick))
         squares = np.zeros((len(pick), limit))
-        out = np.empty(len(pick) * stride, dtype=self.buffer.dtype)
+        out = np.empty(len(pick) * limit * (p + q), dtype=self.buffer.dtype)
         _in_pieces(
             lambda a, b: cpu_coarsen.dense_as_low_rank(
-                data, which, self.tails[level], limit, stride, out, ranks, rests, squares, a, b
+                data, which, self.tails[level], limit, starts, out, ranks, rests, squares, a, b
             ),
             len(pick),
         )
-        self._found(forms, pick, ranks, rests, squares, stride * np.arange(len(pick)), out)
+        self._found(forms, pick, ranks, rests, squares, starts, out)
 
     def _merged(self, forms: _Forms, level: int, divided: IntArray) -> None:
         """Low-rank forms of the divided blocks off the diagonal, where all four of their parts have one."""
