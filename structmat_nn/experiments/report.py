@@ -163,7 +163,7 @@ def _described(group: Group, stage: str) -> list[str]:
 
 def _published(group: Group) -> str:
     published = group.results[0]["config"]["published"]
-    return f"{published['error']:.2g} {published.get('metric', '')}".strip() if "error" in published else ""
+    return f"{published['error']:.3g} {published.get('metric', '')}".strip() if "error" in published else ""
 
 
 def _marked(group: Group) -> str:
@@ -177,7 +177,7 @@ def _note(experiment: Experiment, found: list[Group]) -> str:
         sentences.append("Steps given as 'a of b' were shortened, or went on, to use an equal wall time.")
     if any(result["reduced"] for result in results):
         sentences.append("Rows marked as reduced have smaller sizes than the paper's, and do not compare with it.")
-    machines = {f"{r['machine']['gpu'] or 'CPU'}, {r['machine']['threads']} threads" for r in results}
+    machines = {f"{r['machine']['gpu'] or 'CPU'}, threads: {r['machine']['threads']}" for r in results}
     if machines:
         sentences.append(f"Trained on: {'; '.join(sorted(machines))}.")
     return " ".join(sentence.rstrip(".") + "." for sentence in sentences)
@@ -226,7 +226,7 @@ def _line(cells: Iterable[str], frame: str, between: str, instead: str | None = 
 
 def as_rst(table: Table, figures: Sequence[Path] = ()) -> str:
     """A page in reStructuredText with the table and its figures."""
-    title = f"Results: {table.title[0].lower()}{table.title[1:]}"
+    title = f"Results: {table.title}"
     lines = [".. This page is written by `structmat-nn report`.", "", title, "=" * len(title), "", table.note, ""]
     lines += [".. list-table::", "   :header-rows: 1", "   :widths: auto", ""]
     for row in [table.columns, *table.rows]:
