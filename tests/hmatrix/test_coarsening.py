@@ -50,16 +50,18 @@ def test_dense_blocks_become_low_rank_ones(dtype):
     rng = np.random.default_rng(0)
     p, q, limit, tail = 30, 23, 12, 1e-4
     blocks = np.stack([smooth_block(rng, p, q, dtype, decay) for decay in (0.1, 0.3, 0.9)] + [np.zeros((p, q), dtype)])
-    which, stride = np.array([3, 2, 1, 0]), limit * (p + q)
-    out, squares = np.empty(4 * stride, dtype), np.zeros((4, limit))
+    which, starts = np.array([3, 2, 1, 0]), limit * (p + q) * np.arange(4)
+    out, squares = np.empty(4 * limit * (p + q), dtype), np.zeros((4, limit))
     ranks, rests = np.zeros(4, np.int64), np.zeros(4)
     before = blocks.copy()
-    cpu_coarsen.dense_as_low_rank(blocks, which, tail, limit, stride, out, ranks, rests, squares, 0, 4)
+    cpu_coarsen.dense_as_low_rank(blocks, which, tail, limit, starts, out, ranks, rests, squares, 0, 4)
     np.testing.assert_array_equal(blocks, before)
     assert ranks[0] == 0
     assert ranks[1] == -1  # more than the limit would be needed
     for b in (2, 3):
-        check_form(blocks[which[b]], out, b * stride, ranks[b], rests[b], squares[b], tail)
+        check_form(blocks[which[b]], out, starts[b], ranks[b], rests[b], squares[b], tail)
+    assert starts[2] == 0  # one after another: those before have rank 0 and none
+    assert starts[3] == ranks[2] * (p + q)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
