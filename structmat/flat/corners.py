@@ -72,7 +72,7 @@ def _closest(
     starts, sizes = own.starts(level)[nodes], own.sizes(level)[nodes]
     lows, highs = (corner[across] for corner in other.boxes[level])  # (nb, d)
     lengths = np.zeros(len(nodes), dtype=np.int64)
-    found: list[IntArray] = [np.zeros(0, dtype=np.int64)] * len(nodes)
+    found: list[tuple[IntArray, IntArray]] = []
     for size in np.unique(sizes).tolist():
         group = np.flatnonzero(sizes == size)
         for part in np.split(group, np.arange(_AT_ONCE // size + 1, len(group), _AT_ONCE // size + 1)):
@@ -87,9 +87,12 @@ def _closest(
                 else:
                     close = np.argpartition(distance[rows], count, axis=1)[:, :count]
                 lengths[part[rows]] = count
-                for position, block in zip(part[rows].tolist(), close, strict=True):
-                    found[position] = block
-    return np.concatenate([np.zeros(0, dtype=np.int64), *found]), lengths
+                found.append((part[rows], close))
+    starts = lengths.cumsum() - lengths
+    positions = np.empty(lengths.sum(), dtype=np.int64)
+    for which, close in found:
+        positions[starts[which, None] + np.arange(close.shape[1])] = close
+    return positions, lengths
 
 
 def _how_many(distance: NumpyArray, dimension: int) -> IntArray:

@@ -75,7 +75,7 @@ class NeuralHSS(GridModel):
         Whether the linear layers add a vector.
     gain : float, default 1.0
         Factor on the first weights. With 1 a layer keeps the variance of its input; smaller ones begin with less of
-        what the data do not ask for, and have served linear problems better.
+        what the data do not ask for.
     seed : int, optional
         Of the first weights.
     dtype, device : optional
