@@ -91,3 +91,32 @@ def test_the_reader_of_imports(tmp_path, source, expected):
     file = tmp_path / "module.py"
     file.write_text(source)
     assert list(imports(file, ("structmat", "engine"))) == expected
+
+
+NEURAL_LAYERS = """
+_check data
+layers
+models
+training
+closed_form experiments
+cli __init__
+"""  # the same for structmat_nn
+NEURAL_LAYER_OF = {
+    name: layer for layer, line in enumerate(NEURAL_LAYERS.strip().splitlines()) for name in line.split()
+}
+NEURAL_FILES = sorted((ROOT / "structmat_nn").rglob("*.py"))
+
+
+def neural_room(dotted):
+    """Return the folder or module of structmat_nn that a name belongs to."""
+    name = (dotted.split(".") + ["__init__"])[1]
+    return name if name in NEURAL_LAYER_OF else "__init__"
+
+
+@pytest.mark.parametrize("file", NEURAL_FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_imports_of_structmat_nn_point_downwards(file):
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    names = [name for name in imports(file, parts[:-1]) if name.split(".")[0] == "structmat_nn"]
+    assert parts[1] in NEURAL_LAYER_OF, f"give {parts[1]} a place in NEURAL_LAYERS"
+    upward = [name for name in names if NEURAL_LAYER_OF[neural_room(name)] > NEURAL_LAYER_OF[parts[1]]]
+    assert upward == []
