@@ -164,3 +164,13 @@ def parallel_tasks(function: Callable[[int], None], count: int) -> None:
             function(k)
 
     parallel_ranges(work, min(thread_count(), count))
+
+
+TASKS_PER_THREAD = 16
+
+
+def parallel_pieces(function: Callable[[int, int], None], count: int) -> None:
+    """Call `function(start, stop)` on pieces that cover `range(count)`, taken in turn: for items of unequal times."""
+    pieces = min(count, TASKS_PER_THREAD * thread_count())
+    cuts = [count * k // pieces for k in range(pieces + 1)] if pieces else [0]
+    parallel_tasks(lambda k: function(cuts[k], cuts[k + 1]), len(cuts) - 1)

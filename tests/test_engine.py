@@ -1,11 +1,14 @@
 """Every compiled kernel against a plain twin, on random ragged input."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import scipy.linalg
 
 from structmat.blocks import BlockBatch, NestedBasis
 from structmat.engine import cpu_rank, cpu_sketch, cpu_solve, cpu_ulv, dense, reference
+from structmat.engine.cpu import jit, taken
 from structmat.nested import NestedStorage
 from structmat.nested.entries import entry_values
 from structmat.testing import random_hss
@@ -416,3 +419,18 @@ def test_batched_solve(rng):
     for nb in (3, 2000):
         a, b = rng.standard_normal((nb, 5, 5)) + 5 * np.eye(5), rng.standard_normal((nb, 5, 2))
         assert np.allclose(a @ dense.solve(a, b), b)
+
+
+@jit
+def take_many(cursor, count, length, starts):
+    for k in range(count):
+        starts[k] = taken(cursor, length)
+
+
+def test_places_are_taken_once_by_several_threads():
+    cursor, starts = np.zeros(1, dtype=np.int64), np.zeros((4, 50_000), dtype=np.int64)
+    take_many(cursor, 0, 3, starts[0])  # compiled before the threads start
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda mine: take_many(cursor, len(mine), 3, mine), starts))
+    assert cursor[0] == 3 * starts.size
+    np.testing.assert_array_equal(np.sort(starts, axis=None), 3 * np.arange(starts.size))

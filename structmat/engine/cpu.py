@@ -14,7 +14,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, uint64
+from numba import njit, types, uint64
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 TWO, FOUR, ONE, THREE = uint64(2), uint64(4), uint64(1), uint64(3)
@@ -28,6 +30,20 @@ def jit(function: Any) -> Any:
 def inlined(function: Any) -> Any:
     """The same for a part of a kernel that is called for every few numbers: it becomes part of its callers."""
     return njit(fastmath=FAST, nogil=True, error_model="numpy", inline="always")(function)
+
+
+def _taken(_context, cursor, count):
+    """The old value of cursor[0], an int64 array (1,), to which `count` is added: atomically, for several threads."""
+
+    def generate(context, builder, signature, arguments):
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        place = cgutils.gep(builder, array.data, 0)
+        return builder.atomic_rmw("add", place, arguments[1], "monotonic")
+
+    return types.int64(cursor, types.int64), generate
+
+
+taken: Any = intrinsic(_taken)
 
 
 @jit

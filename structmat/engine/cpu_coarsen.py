@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numba import uint64
 
-from .cpu import columns_times, jit
+from .cpu import columns_times, jit, taken
 from .cpu_fused import orthonormalize, padded, recompress, squared
 
 # the parts of the tolerance that the crosses may leave, and that the truncation may; their squares are added up
@@ -66,32 +66,29 @@ def crosses_of(block, p, q, tail, limit, left, right, u, v):
 
 
 @jit
-def dense_as_low_rank(blocks, which, tail, limit, starts, out, ranks, rests, squares, first, last):
-    """Low-rank forms of blocks[which[b]] (p, q) to an error of `tail`, one after another in `out`.
+def dense_as_low_rank(blocks, tail, limit, out, cursor, starts, ranks, rests, squares):
+    """Low-rank forms of blocks (nb, p, q), which are overwritten, to an error of `tail`.
 
-    starts (nb,): where each one would be if all had rank `limit`, overwritten by where it is: memory that nothing is
-    written to costs nothing. rests (nb,): squared errors; squares (nb, limit): squared singular values.
+    They go to `out`, wherever `cursor` (see `taken`) has room: starts (nb,). rests (nb,): squared errors; squares (nb,
+    limit): squared singular values.
     """
-    p, q = blocks.shape[1:]
-    block, dtype = np.empty((p, q), dtype=blocks.dtype), blocks.dtype
+    (p, q), dtype = blocks.shape[1:], blocks.dtype
     left, right = np.empty(limit * p, dtype=dtype), np.empty(limit * q, dtype=dtype)
     u, v = np.empty(p, dtype=dtype), np.empty(q, dtype=dtype)
-    core = np.empty(2 * limit * padded(limit), dtype=dtype)
+    core, factors = np.empty(2 * limit * padded(limit), dtype=dtype), np.empty(limit * (p + q), dtype=dtype)
     one, two = np.empty((limit, limit), dtype=dtype), np.empty((limit, limit), dtype=dtype)
     sizes, order = np.empty(limit), np.empty(limit, dtype=np.int64)
-    cursor = starts[first]
-    for b in range(first, last):
-        block[:] = blocks[which[b]]
-        k, rest = crosses_of(block, p, q, CROSS_SHARE * tail, limit, left, right, u, v)
+    for b in range(len(blocks)):
+        k, rest = crosses_of(blocks[b], p, q, CROSS_SHARE * tail, limit, left, right, u, v)
         ranks[b] = -1
         if k < 0:
             continue
-        rank = recompress(
-            left, right, k, p, q, CUT_SHARE * tail, out, cursor, core, one, two, sizes, order
-        )  # fmt: skip
+        rank = recompress(left, right, k, p, q, CUT_SHARE * tail, factors, 0, core, one, two, sizes, order)
         ranks[b], rests[b] = rank, rest + noted(sizes, order, k, rank, squares[b])
-        starts[b] = cursor
-        cursor += rank * (p + q)
+        starts[b] = taken(cursor, rank * (p + q))
+        at = uint64(starts[b])
+        for j in range(uint64(rank * (p + q))):
+            out[at + j] = factors[j]
 
 
 @jit
@@ -116,45 +113,44 @@ def squares_of(buffer, starts, ranks, p, q, squares, first, last):
 
 
 @jit
-def stacked(buffer, pool, child, rank, p, q, left, left_at, right, right_at):
-    """Copy the factors of a block, child = (0: in the buffer, 1: in the pool; start), behind those in two stacks."""
-    start = child[1]
-    for j in range(rank * p):
-        left[left_at * p + j] = buffer[start + j] if child[0] == 0 else pool[start + j]
+def stacked(factors, start, rank, p, q, left, left_at, right, right_at):
+    """Copy the factors of a block behind those in two stacks."""
+    for j in range(uint64(rank * p)):
+        left[uint64(left_at * p) + j] = factors[uint64(start) + j]
     start += rank * p
-    for j in range(rank * q):
-        right[right_at * q + j] = buffer[start + j] if child[0] == 0 else pool[start + j]
+    for j in range(uint64(rank * q)):
+        right[uint64(right_at * q) + j] = factors[uint64(start) + j]
 
 
 @jit
 def merge_blocks(
-    buffer, pool, children, child_ranks, p, q, tail, limits, starts, out, ranks, rests, squares, first, last
+    factors, pool, given, child_starts, child_ranks, p, q, tail, limits, out, cursor, starts, ranks, rests, squares
 ):
-    """Each block of the four `children` (nb, 4, 2), which are p by q, to an error of `tail`; one by one in `out`.
+    """Each block of four blocks, which are p by q, to an error of `tail`; in `out`, wherever `cursor` has room.
 
-    starts: see `dense_as_low_rank`. children: see `stacked`; child_ranks (nb, 4); the four in the order of rows, then
-    columns. limits (nb,): the largest ranks that are of use.
+    given (nb, 4): whether each of the four is in `factors` or in `pool`; child_starts, child_ranks (nb, 4): where there
+    and of which rank, in the order of rows, then columns. limits (nb,): the largest ranks that are of use.
     """
     dtype, widest, most = out.dtype, 1, 1
-    for b in range(first, last):
+    for b in range(len(limits)):
         widest, most = max(widest, child_ranks[b].sum()), max(most, limits[b])
     left, right = np.empty((2, widest * p), dtype=dtype), np.empty((2, widest * q), dtype=dtype)
     upper, lower = np.empty((2, widest, widest), dtype=dtype), np.empty((2, widest, widest), dtype=dtype)
     core = np.empty((widest, widest), dtype=dtype)
     u, v = np.empty(widest, dtype=dtype), np.empty(widest, dtype=dtype)
     tall, wide = np.empty(most * widest, dtype=dtype), np.empty(most * widest, dtype=dtype)
-    factors = np.empty(2 * most * widest, dtype=dtype)
+    short = np.empty(2 * most * widest, dtype=dtype)
     small = np.empty(2 * most * padded(most), dtype=dtype)
     one, two = np.empty((most, most), dtype=dtype), np.empty((most, most), dtype=dtype)
     sizes, order = np.empty(most), np.empty(most, dtype=np.int64)
-    cursor = starts[first]
-    for b in range(first, last):
+    for b in range(len(limits)):
         k = child_ranks[b]
         total = k.sum()
         heights, widths = (k[0] + k[1], k[2] + k[3]), (k[0] + k[2], k[1] + k[3])
         for c in range(4):
             i, j = c // 2, c % 2
-            stacked(buffer, pool, children[b, c], k[c], p, q, left[i], j * k[2 * i], right[j], i * k[j])
+            source = factors if given[b, c] else pool
+            stacked(source, child_starts[b, c], k[c], p, q, left[i], j * k[2 * i], right[j], i * k[j])
         for i in range(2):
             orthonormalize(left[i], k[2 * i], heights[i], p, upper[i])
             orthonormalize(right[i], k[i], widths[i], q, lower[i])
@@ -171,46 +167,20 @@ def merge_blocks(
         ranks[b] = -1
         if found < 0:
             continue
-        rank = recompress(tall, wide, found, total, total, CUT_SHARE * tail, factors, 0, small, one, two, sizes, order)
+        rank = recompress(
+            tall, wide, found, total, total, CUT_SHARE * tail, short, 0, small, one, two, sizes, order
+        )  # fmt: skip
         ranks[b], rests[b] = rank, rest + noted(sizes, order, found, rank, squares[b])
-        at = cursor
+        at = taken(cursor, rank * 2 * (p + q))
         starts[b] = at
-        cursor += rank * 2 * (p + q)
-        out[at:cursor] = 0
+        out[at : at + rank * 2 * (p + q)] = 0
         for r in range(rank):
             for i in range(2):
                 source, target = r * total + i * heights[0], at + (2 * r + i) * p
                 columns_times(
-                    left[i], uint64(0), uint64(heights[i]), uint64(p), factors, uint64(source), out, uint64(target)
+                    left[i], uint64(0), uint64(heights[i]), uint64(p), short, uint64(source), out, uint64(target)
                 )
                 source, target = (rank + r) * total + i * widths[0], at + 2 * rank * p + (2 * r + i) * q
                 columns_times(
-                    right[i], uint64(0), uint64(widths[i]), uint64(q), factors, uint64(source), out, uint64(target)
+                    right[i], uint64(0), uint64(widths[i]), uint64(q), short, uint64(source), out, uint64(target)
                 )
-
-
-@jit
-def place_blocks(buffer, pool, blocks, have, keep, p, q, targets, mirrored, out, first, last):
-    """Copy the first `keep` of `have` ranks of each block to `targets` of `out`, and transposed to `mirrored` (-1: no).
-
-    blocks (nb, 2): as the children in `stacked`.
-    """
-    for b in range(first, last):
-        inside, start = blocks[b, 0] == 0, blocks[b, 1]
-        other = start + have[b] * p
-        tall, wide = keep[b] * p, keep[b] * q
-        left, right = targets[b], targets[b] + tall
-        for j in range(tall):
-            out[left + j] = buffer[start + j] if inside else pool[start + j]
-        for j in range(wide):
-            out[right + j] = buffer[other + j] if inside else pool[other + j]
-        if mirrored[b] >= 0:
-            out[mirrored[b] : mirrored[b] + wide] = out[right : right + wide]
-            out[mirrored[b] + wide : mirrored[b] + wide + tall] = out[left : left + tall]
-
-
-@jit
-def copy_blocks(blocks, source, target, out, first, last):
-    """out[target[b]] = blocks[source[b]]."""
-    for b in range(first, last):
-        out[target[b]] = blocks[source[b]]

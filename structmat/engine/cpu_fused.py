@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import uint64
 
-from .cpu import columns_times, jit
+from .cpu import columns_times, jit, taken
 from .cpu_kernels import kernel_column, kernel_row
 
 # an approximation is believed when the last cross and this many rows that were not used are small
@@ -283,15 +283,16 @@ def recompress(left, right, k, p, q, allowed, out, start, rows, first, second, s
 
 @jit
 def compress_blocks(
-    code, parameters, x, y, blocks, tails, limit, corner_rows, corner_cols, bounds, out, ranks, starts, cursor, first,
-    last,
+    code, parameters, x, y, blocks, tails, limit, corner_rows, corner_cols, bounds, row_bounds, col_bounds, size, width,
+    out, cursor, ranks, starts, first, last,
 ):  # fmt: skip
     """Cross approximations of blocks[first:last] (nb, 4): first row, rows, first column, columns.
 
-    corner_rows, corner_cols, bounds (nb, 4): see `structmat.flat.corners`.
+    corner_rows, corner_cols, bounds (nb, 4): see `structmat.flat.corners`. row_bounds, col_bounds: first positions of
+    the leaves, and the number of positions; size, width: padded sizes of the leaves.
 
-    Factors are written to `out` from `cursor` on; ranks and starts (nb,) say what and where. Returns the first block
-    that did not fit into `out`, and the new cursor. Negative ranks: see `crosses`.
+    Factors are written to `out` in the padded layout of the flat pass, wherever `cursor` (see `taken`) has room; ranks
+    and starts (nb,) say what and where. Negative ranks: see `crosses`.
     """
     p_max, q_max = 1, 1
     for b in range(first, last):
@@ -301,45 +302,35 @@ def compress_blocks(
     line, other, work = np.empty(longest), np.empty(longest), np.empty(2 * longest)
     weights, sizes, used = np.empty(limit), np.empty(limit), np.empty(p_max, dtype=np.bool_)
     core, one, two = np.empty(2 * limit * padded(limit)), np.empty((limit, limit)), np.empty((limit, limit))
-    order = np.empty(limit, dtype=np.int64)
+    order, factors = np.empty(limit, dtype=np.int64), np.empty(limit * (p_max + q_max))
     for b in range(first, last):
         top, p, side, q = blocks[b]
         k = crosses(
             code, parameters, x, top, p, y, side, q, tails[b], limit, corner_rows, corner_cols, bounds[b], left, right,
             line, other, weights, work, used,
         )  # fmt: skip
+        ranks[b] = k
         if k < 0:
-            ranks[b] = k
             continue
-        if cursor + k * (p + q) > len(out):
-            return b, cursor
-        starts[b] = cursor
-        ranks[b] = recompress(left, right, k, p, q, CUT_SHARE * tails[b], out, cursor, core, one, two, sizes, order)
-        cursor += ranks[b] * (p + q)
-    return last, cursor
+        rank = recompress(left, right, k, p, q, CUT_SHARE * tails[b], factors, 0, core, one, two, sizes, order)
+        ranks[b] = rank
+        tall, wide = padded_length(row_bounds, top, p, size), padded_length(col_bounds, side, q, width)
+        at = taken(cursor, rank * (tall + wide))
+        starts[b] = at
+        place_side(factors, 0, rank, top, p, row_bounds, size, out, at)
+        place_side(factors, rank * p, rank, side, q, col_bounds, width, out, at + rank * tall)
 
 
 @jit
-def place_factors(arena, blocks, ranks, starts, targets, mirrored, row_bounds, col_bounds, p, q, out, first, last):
-    """Copy factors from where `compress_blocks` has left them to the padded layout of the flat pass.
-
-    targets, mirrored (nb,): where in `out` the block goes, and where its mirror image goes (-1: nowhere). row_bounds,
-    col_bounds: first positions of the leaves, and the number of positions; p, q: padded sizes of the leaves.
-    """
-    for b in range(first, last):
-        top, rows, side, cols = blocks[b]
-        k, left = ranks[b], starts[b]
-        right = left + k * rows
-        tall = place_side(arena, left, k, top, rows, row_bounds, p, out, targets[b])
-        place_side(arena, right, k, side, cols, col_bounds, q, out, targets[b] + tall)
-        if mirrored[b] >= 0:
-            wide = place_side(arena, right, k, side, cols, col_bounds, q, out, mirrored[b])
-            place_side(arena, left, k, top, rows, row_bounds, p, out, mirrored[b] + wide)
+def padded_length(bounds, position, count, size):
+    """The length of `count` positions when leaves are padded to `size`."""
+    leaf = np.searchsorted(bounds, position, side="right") - 1
+    return (np.searchsorted(bounds, position + count) - leaf) * size
 
 
 @jit
 def place_side(arena, start, k, position, count, bounds, size, out, target):
-    """One factor, k rows of `count` numbers, to k rows of padded leaves; the numbers that these take."""
+    """One factor, k rows of `count` numbers, to k rows of padded leaves."""
     leaf = np.searchsorted(bounds, position, side="right") - 1
     stop = np.searchsorted(bounds, position + count)
     length = (stop - leaf) * size
@@ -354,7 +345,30 @@ def place_side(arena, start, k, position, count, bounds, size, out, target):
                 out[to + j] = 0.0
             source += n
             to += size
-    return k * length
+
+
+@jit
+def place_blocks(factors, starts, have, keep, p, q, targets, mirrored, out, first, last):
+    """Copy the first `keep` of `have` ranks of each block to `targets` of `out`, and transposed to `mirrored` (-1: no).
+
+    Blocks are left^T (have, p), then right^T (have, q), from `starts` (nb,) on.
+    """
+    for b in range(first, last):
+        tall, wide = uint64(keep[b] * p), uint64(keep[b] * q)
+        one, two = uint64(starts[b]), uint64(starts[b] + have[b] * p)
+        left = uint64(targets[b])
+        right = left + tall
+        for j in range(tall):
+            out[left + j] = factors[one + j]
+        for j in range(wide):
+            out[right + j] = factors[two + j]
+        if mirrored[b] >= 0:
+            turned = uint64(mirrored[b])
+            for j in range(wide):
+                out[turned + j] = factors[two + j]
+            turned += wide
+            for j in range(tall):
+                out[turned + j] = factors[one + j]
 
 
 @jit

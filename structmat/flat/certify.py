@@ -29,35 +29,42 @@ CORNER_ROWS = 8192
 
 
 def by_entries(
-    a: FlatMatrix, source: EntrySource, *, asked: float, norm: float, rng: np.random.Generator
+    a: FlatMatrix, source: EntrySource, *, asked: float, norm: float, rng: np.random.Generator, mirrored: bool = False
 ) -> Certificate:
-    """From entries of the source, stratified over the low-rank blocks."""
+    """From entries of the source, stratified over the low-rank blocks.
+
+    mirrored: both the matrix and the source are known to be real symmetric, so that one half shows the errors of both.
+    """
     return certify.by_entries(
-        a, source, lambda: _stratified(a, source, rng), strata="the low-rank blocks", asked=asked, norm=norm
+        a, source, lambda: _stratified(a, source, rng, mirrored), strata="the low-rank blocks", asked=asked, norm=norm
     )
 
 
-def _stratified(a: FlatMatrix, source: EntrySource, rng: np.random.Generator) -> tuple[float, float]:
+def _stratified(a: FlatMatrix, source: EntrySource, rng: np.random.Generator, mirrored: bool) -> tuple[float, float]:
     """Estimate of the squared error of all low-rank blocks, and its standard deviation."""
     blocks = a.blocks
     total, variance = 0.0, 0.0
-    count = sum(len(b) for level in blocks.far for b in level)
+    half = blocks.half or mirrored
+    by_level = []
+    for batches in blocks.far:
+        places = np.concatenate([np.zeros((0, 2), np.int64), *(np.stack([b.rows, b.cols], axis=1) for b in batches)])
+        by_level.append(places[places[:, 0] >= places[:, 1]] if half else places)
+    count = sum(len(places) for places in by_level)
     rows_each = max(ROWS_PER_BLOCK, SAMPLED_ENTRIES // (ENTRIES_PER_ROW * max(1, count)))
-    for level, batches in enumerate(blocks.far):
-        places = [np.stack([b.rows, b.cols], axis=1) for b in batches]
-        if not places:
+    for level, places in enumerate(by_level):
+        if not len(places):
             continue
-        place = np.repeat(np.concatenate(places), rows_each, axis=0)
-        weights = np.where(place[:, 0] != place[:, 1], 2.0, 1.0) if blocks.half else 1.0
-        part, spread = _sampled(a, source, level, place, rows_each, weights, rng)
-        corner = in_corners(a, source, level, place[::rows_each], count, rng, entry_values)
+        weights = np.where((places[:, 0] != places[:, 1]) & half, 2.0, 1.0)
+        repeated = np.repeat(places, rows_each, axis=0), np.repeat(weights, rows_each)
+        part, spread = _sampled(a, source, level, *repeated, rows_each, rng)
+        corner = in_corners(a, source, level, places, weights, count, rng, entry_values)
         total += part + corner
         variance += spread
     return total, float(np.sqrt(variance))
 
 
 def _sampled(
-    a: FlatMatrix, source: EntrySource, level: int, place: IntArray, rows_each: int, weights: NumpyArray | float,
+    a: FlatMatrix, source: EntrySource, level: int, place: IntArray, weights: NumpyArray, rows_each: int,
     rng: np.random.Generator,
 ) -> tuple[float, float]:  # fmt: skip
     """Squared error of the blocks of one level, and its variance; each block appears `rows_each` times in `place`."""
@@ -74,12 +81,13 @@ def _sampled(
 
 
 def in_corners(
-    a: Any, source: EntrySource, level: int, place: IntArray, count: int, rng: np.random.Generator,
-    entries: Callable[[Any, IntArray, IntArray], NumpyArray],
+    a: Any, source: EntrySource, level: int, place: IntArray, weights: NumpyArray, count: int,
+    rng: np.random.Generator, entries: Callable[[Any, IntArray, IntArray], NumpyArray],
 ) -> float:  # fmt: skip
     """Squared error where clusters touch, from some rows of each corner (all, where there are few blocks).
 
-    place (nb, 2): compressed blocks of one level, of `count` in all; entries: the `entry_values` of the format.
+    place (nb, 2): compressed blocks of one level, of `count` in all; weights (nb,): how often each stands in the
+    matrix; entries: the `entry_values` of the format.
     """
     found = corners(a.row_tree, a.col_tree, level, place)
     each = max(1, CORNER_ROWS // max(1, count))
@@ -99,9 +107,7 @@ def in_corners(
     i = np.broadcast_to(a.row_tree.perm[row][:, None], j.shape)
     error = np.abs(source.pairs(i, j) - entries(a, i.ravel(), j.ravel()).reshape(i.shape)) ** 2
     share = counts[block, 0] / np.minimum(each, counts[block, 0])
-    mirrored = 2.0 if a.symmetric else 1.0
-    weight = share * np.where(place[block, 0] != place[block, 1], mirrored, 1.0)
-    return float(((error * inside).sum(axis=1) * weight).sum())
+    return float(((error * inside).sum(axis=1) * share * weights[block]).sum())
 
 
 def _draw(

@@ -31,6 +31,7 @@ from ..sources import EntrySource, KernelSource, OperatorSource
 from ..tree import ClusterTree, as_tree_pair
 from . import build, fused
 from .exact import ExactConstructors, _trees_of, checked_leaf_factors, leaf_factors
+from .layout import StoredBlocks
 from .storage import FlatBlocks
 
 Progress = Callable[[float], None] | None
@@ -340,6 +341,7 @@ def _from_source(
     merge = cls._coarsened if fit and asked >= LEAST_MERGED else None
     fine = 1.0 if merge is None else FINE_SHARE
     mirrored = merge is not None and compiled is not None and compiled.mirrored and not symmetric
+    sizes = partition.row_tree.leaf_size, partition.col_tree.leaf_size
     share, best = 0.9, None
     for _attempt in range(ATTEMPTS):
         tails = build.block_tails(partition, fine * share * asked * norm)
@@ -348,16 +350,21 @@ def _from_source(
                 source, stored, tails, max_rank=cap, compressor=compressor or ACA(), rng=_check.generator(rng),
                 progress=progress or _silent, half=symmetric,
             )  # fmt: skip
-            blocks = FlatBlocks(near, far, symmetric)
+            supply: Any = StoredBlocks(FlatBlocks(near, far, symmetric), *sizes)
         else:
             half = partition.lower() if mirrored else stored
-            blocks, evaluated = fused.assemble(compiled, half, tails, symmetric or mirrored, progress or _silent)
-            source.evaluated += evaluated
-        if merge is not None:
-            sizes = partition.row_tree.leaf_size, partition.col_tree.leaf_size
-            blocks = merge(blocks, *sizes, MERGE_SHARE * share * asked * norm, mirrored=mirrored)
+            supply = fused.CompiledBlocks(
+                compiled, half, tails, half=symmetric or mirrored, progress=progress or _silent
+            )
+            source.evaluated += supply.evaluated
+        blocks = (
+            supply.stored() if merge is None else merge(supply, MERGE_SHARE * share * asked * norm, mirrored=mirrored)
+        )
         candidate = cls._unchecked(blocks, partition.row_tree, partition.col_tree)
-        candidate.certificate = by_entries(candidate, source, asked=asked, norm=norm, rng=_check.generator(rng))
+        candidate.certificate = by_entries(
+            candidate, source, asked=asked, norm=norm, rng=_check.generator(rng),
+            mirrored=compiled is not None and compiled.mirrored,
+        )  # fmt: skip
         if best is None or candidate.certificate.upper_bound < best.certificate.upper_bound:
             best = candidate
         if best.certificate.met or (cap is not None and best.max_rank >= cap):

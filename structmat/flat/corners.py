@@ -52,16 +52,6 @@ def corners(row_tree: ClusterTree, col_tree: ClusterTree, level: int, places: In
     return Corners(found[0], found[1], bounds)
 
 
-def joined(levels: list[Corners]) -> Corners:
-    """The corners of the blocks of several levels, one level after another."""
-    bounds, row, col = [], 0, 0
-    for c in levels:
-        bounds.append(c.bounds + np.array([row, row, col, col]))
-        row, col = row + len(c.rows), col + len(c.cols)
-    rows, cols = (np.concatenate([getattr(c, side) for c in levels]) for side in ("rows", "cols"))
-    return Corners(rows, cols, np.concatenate(bounds))
-
-
 def _closest(
     own: ClusterTree, other: ClusterTree, level: int, nodes: IntArray, across: IntArray
 ) -> tuple[IntArray, IntArray]:

@@ -12,21 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import parallel_ranges, parallel_tasks, thread_count
+from .._backend import TASKS_PER_THREAD, parallel_ranges, parallel_tasks, thread_count
 from .._typing import IntArray, NumpyArray
-from ..blocks import BlockBatch, LowRankBatch
+from ..blocks import BlockBatch
 from ..engine import cpu_fused, cpu_kernels
 from ..exceptions import NonFiniteError
 from ..partition import BlockPartition
 from ..sources import KernelSource
 from ..tree import ClusterTree
-from .corners import Corners, corners, joined
+from .corners import corners
+from .layout import LevelFactors, low_rank_layout, place
 from .storage import FlatBlocks
 
-ARENA_NUMBERS = 1 << 20
 # crosses that a block may take at first; where they do not suffice, it is begun again with more
 FIRST_LIMIT = 48
-TASKS_PER_THREAD = 16
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,9 @@ def compiled_source(source: Any, partition: BlockPartition) -> CompiledSource | 
 
 def squared_near_norm(compiled: CompiledSource, partition: BlockPartition, half: bool) -> float:
     """The squared Frobenius norm of the dense blocks, which are evaluated but not stored."""
-    total = 0.0
-    for level, places in enumerate(partition.near):
+    total, half = 0.0, half or compiled.mirrored
+    for level, near in enumerate(partition.near):
+        places = near[near[:, 0] >= near[:, 1]] if compiled.mirrored else near
         squares = np.empty(len(places))
         rows, cols, bounds, sizes = _leaves(partition, level, places)
         work = partial(
@@ -86,7 +86,10 @@ def _near_blocks(compiled: CompiledSource, partition: BlockPartition, level: int
     places = partition.near[level]
     rows, cols = places[:, 0].copy(), places[:, 1].copy()
     lower = np.flatnonzero(rows >= cols) if compiled.mirrored else np.arange(len(places))
-    _evaluate(compiled, partition, level, places[lower], lower, data)
+    parallel_ranges(
+        lambda a, b: _evaluate(compiled, partition, level, places[lower[a:b]], lower[a:b], data), len(lower),
+        serial=data.size < 1 << 14,
+    )  # fmt: skip
     if compiled.mirrored and len(places):
         upper = np.flatnonzero(rows < cols)
         keys = rows * (1 << level) + cols
@@ -107,11 +110,7 @@ def _evaluate(
 ) -> None:
     """Data[where] = the kernel on the blocks at `places`."""
     rows, cols, bounds, sizes = _leaves(partition, level, places)
-
-    def work(first: int, last: int) -> None:
-        cpu_kernels.kernel_blocks(c.code, c.parameters, c.x, c.y, rows, cols, *bounds, *sizes, where, data, first, last)
-
-    parallel_ranges(work, len(places), serial=len(places) * data[:1].size < 1 << 14)
+    cpu_kernels.kernel_blocks(c.code, c.parameters, c.x, c.y, rows, cols, *bounds, *sizes, where, data, 0, len(places))
 
 
 def _extents(tree: ClusterTree, level: int, nodes: IntArray) -> tuple[IntArray, IntArray]:
@@ -119,145 +118,144 @@ def _extents(tree: ClusterTree, level: int, nodes: IntArray) -> tuple[IntArray, 
     return tree.starts(level)[nodes], tree.sizes(level)[nodes]
 
 
-@dataclass
-class _Crosses:
-    """Compressed blocks: where each one is, in which arena."""
+class CompiledBlocks:
+    """The blocks of a kernel matrix: the admissible ones compressed, the dense ones evaluated where they are needed.
 
-    blocks: IntArray  # (nb, 4)
-    level: IntArray
-    places: IntArray  # (nb, 2)
-    corners: Corners
-    ranks: IntArray
-    starts: IntArray
-    arena: IntArray
-    arenas: list[NumpyArray]
+    Parameters
+    ----------
+    compiled : CompiledSource
+    partition : BlockPartition
+        The blocks that are stored, of both halves or, for `half`, of the lower one.
+    tails : list of float
+        The Frobenius error allowed to an admissible block of each level.
+    half : bool
+        The blocks below the diagonal stand for those above it too.
+    """
 
+    dtype = np.dtype(np.float64)
 
-def assemble(
-    compiled: CompiledSource, partition: BlockPartition, tails: list[float], half: bool, progress: Any,
-) -> tuple[FlatBlocks, int]:  # fmt: skip
-    """All blocks, the admissible ones compressed to the tolerance of their level; and entries evaluated."""
-    crosses = _compressed(compiled, partition, tails, progress)
-    row_tree, col_tree = partition.row_tree, partition.col_tree
-    mirror = compiled.mirrored and not half
-    order = np.lexsort((crosses.places[:, 1], crosses.places[:, 0], crosses.ranks, crosses.level))
-    depth = partition.depth
-    shapes = [
-        (row_tree.leaf_size << (depth - level), col_tree.leaf_size << (depth - level)) for level in range(depth + 1)
-    ]
-    dense_sizes = [len(places) * p * q for places, (p, q) in zip(partition.near, shapes, strict=True)]
-    widths = np.array([p + q for p, q in shapes])
-    total = sum(dense_sizes) + (2 if mirror else 1) * int((crosses.ranks * widths[crosses.level]).sum())
-    buffer = np.empty(total)
-    targets, mirrored = np.zeros(len(order), dtype=np.int64), np.full(len(order), -1, dtype=np.int64)
-    cursor, far, views = 0, [], []
-    for level in range(depth + 1):
-        batches = []
-        here = order[crosses.level[order] == level]
-        for rank in np.unique(crosses.ranks[here]):
-            pick = here[crosses.ranks[here] == rank]
-            batch, cursor = _batch(
-                buffer, cursor, crosses, pick, int(rank), level, partition, mirror, targets, mirrored
+    def __init__(
+        self, compiled: CompiledSource, partition: BlockPartition, tails: list[float], *, half: bool, progress: Any
+    ) -> None:
+        self.compiled, self.partition, self.half = compiled, partition, half
+        self._trees = partition.row_tree, partition.col_tree
+        self.row_size, self.col_size = (t.leaf_size for t in self._trees)
+        self.near = partition.near
+        # computed in one half where the other follows from it
+        far = [b[b[:, 0] >= b[:, 1]] if compiled.mirrored else b for b in partition.far]
+        self.far = _compressed(compiled, partition, far, tails, progress)
+        self.evaluated = sum(len(places) * p * q for places, (p, q) in zip(self.near, self._shapes, strict=True))
+        for level, found in enumerate(self.far):
+            rows, cols = (t.sizes(level)[found.places[:, k]] for k, t in enumerate(self._trees))
+            self.evaluated += int((found.ranks * (rows + cols)).sum())
+
+    @property
+    def depth(self) -> int:
+        """Level of the leaves."""
+        return self.partition.depth
+
+    @property
+    def _shapes(self) -> list[tuple[int, int]]:
+        return [
+            (self.row_size << (self.depth - level), self.col_size << (self.depth - level))
+            for level in range(self.depth + 1)
+        ]
+
+    def dense(self, level: int, which: IntArray) -> NumpyArray:
+        """Some of the dense blocks of a level, computed."""
+        data = np.empty((len(which), *self._shapes[level]))
+        _evaluate(self.compiled, self.partition, level, self.near[level][which], np.arange(len(which)), data)
+        return data
+
+    def place_dense(self, level: int, which: IntArray, targets: IntArray, out: NumpyArray) -> None:
+        """The same, written to out[targets]."""
+        _evaluate(self.compiled, self.partition, level, self.near[level][which], targets, out)
+
+    def stored(self) -> FlatBlocks:
+        """All blocks in one buffer; both halves of what is not `half`. The factors are given up."""
+        shapes, mirrored = self._shapes, self.compiled.mirrored and not self.half
+        dense_sizes = [len(places) * p * q for places, (p, q) in zip(self.near, shapes, strict=True)]
+        ranks = [int(level.ranks.sum()) * sum(shape) for level, shape in zip(self.far, shapes, strict=True)]
+        buffer = np.empty(sum(dense_sizes) + (2 if mirrored else 1) * sum(ranks))
+        cursor, far, views = 0, [], []
+        for level, shape, size in zip(self.far, shapes, dense_sizes, strict=True):
+            layout = low_rank_layout(buffer, cursor, level.places, level.ranks, *shape, mirrored=mirrored)
+            place(
+                level.factors, level.starts, level.ranks, level.ranks, *shape, layout.targets, layout.mirrored, buffer
             )
-            batches.append(batch)
-        far.append(tuple(batches))
-        views.append(buffer[cursor : cursor + dense_sizes[level]].reshape(-1, *shapes[level]))
-        cursor += dense_sizes[level]
-    _place(crosses, partition, targets, mirrored, buffer)
-    crosses.arenas.clear()
-    near = tuple(_near_blocks(compiled, partition, level, view) for level, view in enumerate(views))
-    evaluated = sum(dense_sizes) + int((crosses.ranks * (crosses.blocks[:, 1] + crosses.blocks[:, 3])).sum())
-    return FlatBlocks(near, tuple(far), half, buffer), evaluated
+            level.factors = np.empty(0)
+            far.append(layout.batches)
+            views.append(buffer[layout.stop : layout.stop + size].reshape(-1, *shape))
+            cursor = layout.stop + size
+        near = tuple(_near_blocks(self.compiled, self.partition, level, view) for level, view in enumerate(views))
+        return FlatBlocks(near, tuple(far), self.half, buffer)
 
 
-def _batch(
-    buffer: NumpyArray, cursor: int, crosses: _Crosses, pick: IntArray, rank: int, level: int,
-    partition: BlockPartition, mirror: bool, targets: IntArray, mirrored: IntArray,
-) -> tuple[LowRankBatch, int]:  # fmt: skip
-    """The batch of one level and rank as views of the buffer, with the places of its blocks noted; the new cursor."""
-    p, q = (t.leaf_size << (t.depth - level) for t in (partition.row_tree, partition.col_tree))
-    rows, cols = crosses.places[pick, 0], crosses.places[pick, 1]
-    size = rank * (p + q)
-    source = np.concatenate([pick, pick]) if mirror else pick
-    if mirror:
-        rows, cols = np.append(rows, cols), np.append(cols, rows)
-    order = np.lexsort((cols, rows))
-    at = np.empty(len(order), dtype=np.int64)
-    at[order] = cursor + size * np.arange(len(order))
-    targets[pick] = at[: len(pick)]
-    if mirror:
-        mirrored[pick] = at[len(pick) :]
-    view = buffer[cursor : cursor + len(source) * size].reshape(len(source), -1)
-    left = view[:, : rank * p].reshape(len(source), rank, p).swapaxes(1, 2)
-    right = view[:, rank * p :].reshape(len(source), rank, q).swapaxes(1, 2)
-    return LowRankBatch(left, right, rows[order], cols[order]), cursor + view.size
+def _compressed(
+    compiled: CompiledSource, partition: BlockPartition, far: list[IntArray], tails: list[float], progress: Any
+) -> list[LevelFactors]:
+    """Cross approximations of the blocks of all levels, largest first."""
+    levels = [_Level(compiled, partition, level, places, tails[level]) for level, places in enumerate(far)]
+    total, limit = max(1, sum(len(places) for places in far)), FIRST_LIMIT
+    waiting = [np.arange(len(places)) for places in far]
+    while any(len(w) for w in waiting):
+        tasks = []
+        lengths = [int(level.lengths[w].sum()) for level, w in zip(levels, waiting, strict=True)]
+        share = sum(lengths) / (TASKS_PER_THREAD * thread_count())
+        for level, pick, length in zip(levels, waiting, lengths, strict=True):
+            level.make_room(len(pick), limit)
+            tasks += [(level, part) for part in np.array_split(pick, max(1, round(length / share))) if len(part)]
+
+        def work(k: int, tasks: list[tuple[_Level, IntArray]] = tasks, limit: int = limit) -> None:
+            level, pick = tasks[k]
+            level.compress(pick, limit)
+            progress(len(pick) / total)
+
+        parallel_tasks(work, len(tasks))
+        waiting, limit = [level.finish_round(w) for level, w in zip(levels, waiting, strict=True)], 3 * limit
+    return [level.found for level in levels]
 
 
-def _compressed(compiled: CompiledSource, partition: BlockPartition, tails: list[float], progress: Any) -> _Crosses:
-    """Cross approximations of all admissible blocks (of the lower half where the upper one follows), largest first."""
-    far = [b[b[:, 0] >= b[:, 1]] if compiled.mirrored else b for b in partition.far]
-    level = np.repeat(np.arange(len(far)), [len(b) for b in far])
-    places = np.concatenate(far)
-    blocks = np.empty((len(places), 4), dtype=np.int64)
-    for number, b in enumerate(far):
-        rows, cols = _extents(partition.row_tree, number, b[:, 0]), _extents(partition.col_tree, number, b[:, 1])
-        blocks[level == number] = np.stack([*rows, *cols], axis=1)
-    zeros = np.zeros(len(blocks), dtype=np.int64)
-    found = joined([corners(partition.row_tree, partition.col_tree, number, b) for number, b in enumerate(far)])
-    crosses = _Crosses(blocks, level, places, found, zeros.copy(), zeros.copy(), zeros.copy(), [])
-    by_level = np.asarray(tails)[level]
-    waiting, limit = np.arange(len(blocks)), FIRST_LIMIT
-    while len(waiting):
-        _run(compiled, crosses, waiting, by_level, limit, progress)
-        if (crosses.ranks[waiting] == cpu_fused.NOT_FINITE).any():
-            raise _not_finite(compiled.kernel)
-        waiting = waiting[crosses.ranks[waiting] == cpu_fused.TOO_FEW]
-        limit *= 3
-    return crosses
+class _Level:
+    """Admissible blocks of one level, and what has been found of them."""
 
+    def __init__(
+        self, compiled: CompiledSource, partition: BlockPartition, level: int, places: IntArray, tail: float
+    ) -> None:
+        trees = partition.row_tree, partition.col_tree
+        extents = [extent for t, nodes in zip(trees, places.T, strict=True) for extent in _extents(t, level, nodes)]
+        self.compiled, self.blocks = compiled, np.stack(extents, axis=1)
+        self.lengths, self.tails = self.blocks[:, 1] + self.blocks[:, 3], np.full(len(places), tail)
+        self.corners = corners(*trees, level, places)
+        self.bounds = [np.append(t.starts(t.depth), t.n) for t in trees]
+        self.sizes = [t.leaf_size for t in trees]
+        self.padded = sum(self.sizes) << (partition.depth - level)
+        zeros = np.zeros(len(places), dtype=np.int64)
+        self.found = LevelFactors(places, zeros, zeros.copy(), np.empty(0))
 
-def _run(c: CompiledSource, crosses: _Crosses, waiting: IntArray, tails: NumpyArray, limit: int, progress: Any) -> None:
-    """Compress the waiting blocks with at most `limit` crosses each; ranks stay negative where these were too few."""
-    lengths = (crosses.blocks[waiting, 1] + crosses.blocks[waiting, 3]).cumsum()
-    pieces = min(len(waiting), TASKS_PER_THREAD * thread_count())
-    cuts = np.append(0, np.searchsorted(lengths, lengths[-1] * np.arange(1, pieces + 1) / pieces) + 1)
-    cuts[-1] = len(waiting)
-    cuts = np.unique(np.minimum(cuts, len(waiting)))
+    def make_room(self, count: int, limit: int) -> None:
+        """Room for `count` blocks of the largest ranks: memory that nothing is written to costs nothing."""
+        self._room, self._cursor = np.empty(count * limit * self.padded), np.zeros(1, dtype=np.int64)
 
-    def work(k: int) -> None:
-        pick = waiting[cuts[k] : cuts[k + 1]]
-        blocks, tail, bounds = crosses.blocks[pick], tails[pick], crosses.corners.bounds[pick]
-        ranks, starts = np.zeros(len(pick), dtype=np.int64), np.zeros(len(pick), dtype=np.int64)
-        first = 0
-        while first < len(pick):
-            longest = int((blocks[first:, 1] + blocks[first:, 3]).max())
-            arena = np.empty(max(ARENA_NUMBERS, limit * longest))
-            last, _cursor = cpu_fused.compress_blocks(
-                c.code, c.parameters, c.x, c.y, blocks, tail, limit, crosses.corners.rows,
-                crosses.corners.cols, bounds, arena, ranks, starts, 0, first, len(pick),
-            )  # fmt: skip
-            crosses.arenas.append(arena)  # appending is atomic; the arena is found again by its address
-            crosses.arena[pick[first:last]] = arena.ctypes.data
-            first = last
-        crosses.ranks[pick], crosses.starts[pick] = ranks, starts
-        progress(len(pick) / max(1, len(crosses.blocks)))
-
-    parallel_tasks(work, len(cuts) - 1)
-
-
-def _place(
-    crosses: _Crosses, partition: BlockPartition, targets: IntArray, mirrored: IntArray, buffer: NumpyArray
-) -> None:
-    """Copy all factors to their places in the buffer."""
-    bounds = [np.append(t.starts(t.depth), t.n) for t in (partition.row_tree, partition.col_tree)]
-    sizes = partition.row_tree.leaf_size, partition.col_tree.leaf_size
-
-    def work(k: int) -> None:
-        arena = crosses.arenas[k]
-        pick = np.flatnonzero(crosses.arena == arena.ctypes.data)
-        cpu_fused.place_factors(
-            arena, crosses.blocks[pick], crosses.ranks[pick], crosses.starts[pick], targets[pick], mirrored[pick],
-            *bounds, *sizes, buffer, 0, len(pick),
+    def compress(self, pick: IntArray, limit: int) -> None:
+        """Compress some blocks with at most `limit` crosses each; ranks stay negative where these were too few."""
+        c, ranks, starts = self.compiled, np.zeros(len(pick), dtype=np.int64), np.zeros(len(pick), dtype=np.int64)
+        cpu_fused.compress_blocks(
+            c.code, c.parameters, c.x, c.y, self.blocks[pick], self.tails[pick], limit, self.corners.rows,
+            self.corners.cols, self.corners.bounds[pick], *self.bounds, *self.sizes, self._room, self._cursor, ranks,
+            starts, 0, len(pick),
         )  # fmt: skip
+        self.found.ranks[pick], self.found.starts[pick] = ranks, starts
 
-    parallel_tasks(work, len(crosses.arenas))
+    def finish_round(self, pick: IntArray) -> IntArray:
+        """Keep what the last round has found; the blocks that need more crosses."""
+        found = self.found
+        if (found.ranks[pick] == cpu_fused.NOT_FINITE).any():
+            raise _not_finite(self.compiled.kernel)
+        if len(pick):
+            before = len(found.factors)
+            found.starts[pick] += before
+            room = self._room[: int(self._cursor[0])]
+            found.factors = np.concatenate([found.factors, room]) if before else room
+        del self._room
+        return pick[found.ranks[pick] == cpu_fused.TOO_FEW]

@@ -58,15 +58,17 @@ def _stratified(a: H2Matrix, source: EntrySource, rng: np.random.Generator) -> t
         row_nodes, col_nodes = places[:, 0], places[:, 1]
         exact = source.blocks(a.row_tree.perm[rows[row_nodes]], a.col_tree.perm[cols[col_nodes]])
         sizes = a.row_tree.sizes(level)[row_nodes] * a.col_tree.sizes(level)[col_nodes]
-        mirrored = np.where(row_nodes != col_nodes, 2.0, 1.0) if storage.half else 1.0
-        squares = np.abs(values - exact) ** 2 * (sizes * mirrored)[:, None, None]
+        weights = np.where((row_nodes != col_nodes) & storage.half, 2.0, 1.0)
+        squares = np.abs(values - exact) ** 2 * (sizes * weights)[:, None, None]
         total += float(squares.mean(axis=(1, 2)).sum())
         # the blocks of a node share the rows, or columns, that were drawn in it: they err together
         for nodes, shares in ((row_nodes, squares.mean(axis=2)), (col_nodes, squares.mean(axis=1))):
             together = np.zeros((1 << level, drawn))
             np.add.at(together, nodes, shares)
             variance += float((together.var(axis=1, ddof=1) / drawn).sum())
-        total += in_corners(a, source, level, places, blocks, rng, lambda _, i, j: entry_values(stored(), i, j))
+        total += in_corners(
+            a, source, level, places, weights, blocks, rng, lambda _, i, j: entry_values(stored(), i, j)
+        )
     return total, float(np.sqrt(variance))
 
 

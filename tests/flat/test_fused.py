@@ -8,6 +8,7 @@ import pytest
 import structmat as sm
 from structmat.engine import cpu_kernels
 from structmat.flat import build as flat_build
+from structmat.flat import fused as flat_fused
 from structmat.flat.corners import FEWEST, corners
 from structmat.kernelfunctions import (
     Cauchy,
@@ -203,3 +204,28 @@ def test_a_certificate_sees_an_error_in_a_corner(rng):
     c = by_entries(a, source, asked=1e-8, norm=np.linalg.norm(exact), rng=rng)
     assert not c.met
     assert c.estimate < 3 * error / np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("cls", FORMATS)
+@pytest.mark.parametrize("n", [700, 1024])
+def test_blocks_that_need_more_crosses_are_begun_again(cls, n, monkeypatch):
+    x = np.random.default_rng(8).random((n, 2))
+    kernel = Laplace(dim=2)
+    at_once = cls.from_kernel(kernel, x, rtol=1e-7)
+    monkeypatch.setattr(flat_fused, "FIRST_LIMIT", 2)  # then 6, 18, 54
+    in_rounds = cls.from_kernel(kernel, x, rtol=1e-7)
+    np.testing.assert_array_equal(in_rounds.to_dense(), at_once.to_dense())
+    assert in_rounds.certificate == at_once.certificate
+
+
+@pytest.mark.parametrize("cls", FORMATS)
+def test_one_half_shows_the_error_of_both(cls):
+    """Where the build mirrors blocks, the certificate looks at one half: it is that of the matrix stored half."""
+    x = np.random.default_rng(9).random((1500, 2))
+    kernel = Laplace(dim=2)
+    dense = kernel(x, x)
+    full = cls.from_kernel(kernel, x, rtol=1e-5)
+    half = cls.from_kernel(kernel, x, rtol=1e-5, symmetric=True)
+    assert full.certificate.estimate == pytest.approx(half.certificate.estimate, rel=0.2)
+    assert full.certificate.estimate == pytest.approx(relative_error(full, dense), rel=0.5)
+    np.testing.assert_allclose(full.to_dense(), full.to_dense().T, atol=1e-13)

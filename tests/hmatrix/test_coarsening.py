@@ -50,18 +50,17 @@ def test_dense_blocks_become_low_rank_ones(dtype):
     rng = np.random.default_rng(0)
     p, q, limit, tail = 30, 23, 12, 1e-4
     blocks = np.stack([smooth_block(rng, p, q, dtype, decay) for decay in (0.1, 0.3, 0.9)] + [np.zeros((p, q), dtype)])
-    which, starts = np.array([3, 2, 1, 0]), limit * (p + q) * np.arange(4)
-    out, squares = np.empty(4 * limit * (p + q), dtype), np.zeros((4, limit))
-    ranks, rests = np.zeros(4, np.int64), np.zeros(4)
-    before = blocks.copy()
-    cpu_coarsen.dense_as_low_rank(blocks, which, tail, limit, starts, out, ranks, rests, squares, 0, 4)
-    np.testing.assert_array_equal(blocks, before)
+    blocks = blocks[::-1].copy()
+    out, squares, cursor = np.empty(4 * limit * (p + q), dtype), np.zeros((4, limit)), np.zeros(1, np.int64)
+    starts, ranks, rests = np.zeros(4, np.int64), np.zeros(4, np.int64), np.zeros(4)
+    cpu_coarsen.dense_as_low_rank(blocks.copy(), tail, limit, out, cursor, starts, ranks, rests, squares)
     assert ranks[0] == 0
     assert ranks[1] == -1  # more than the limit would be needed
     for b in (2, 3):
-        check_form(blocks[which[b]], out, starts[b], ranks[b], rests[b], squares[b], tail)
+        check_form(blocks[b], out, starts[b], ranks[b], rests[b], squares[b], tail)
     assert starts[2] == 0  # one after another: those before have rank 0 and none
     assert starts[3] == ranks[2] * (p + q)
+    assert cursor[0] == ranks[2:].sum() * (p + q)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -70,23 +69,24 @@ def test_four_blocks_become_one(dtype):
     p, q, tail = 20, 17, 1e-5
     whole = smooth_block(rng, 2 * p, 2 * q, dtype)
     buffer, pool = np.zeros(9000, dtype), np.zeros(9000, dtype)
-    children, child_ranks = np.zeros((2, 4, 2), np.int64), np.zeros((2, 4), np.int64)
+    given, child_starts, child_ranks = np.zeros((2, 4), bool), np.zeros((2, 4), np.int64), np.zeros((2, 4), np.int64)
     cursors = [0, 0]
     for c in range(4):
         part = whole[c // 2 * p : (c // 2 + 1) * p, c % 2 * q : (c % 2 + 1) * q]
         u, s, vh = np.linalg.svd(part)
         rank, where = fewest(part, 1e-9), c % 2
-        children[:, c] = where, cursors[where]
+        given[:, c], child_starts[:, c] = where == 0, cursors[where]
         child_ranks[:, c] = rank
         numbers = np.concatenate([u[:, :rank].T.ravel(), (vh[:rank].conj() * s[:rank, None]).ravel()])
         (buffer, pool)[where][cursors[where] : cursors[where] + len(numbers)] = numbers
         cursors[where] += len(numbers)
-    limits, starts = np.array([14, 3]), np.array([0, 14 * 2 * (p + q)])
+    limits, starts, cursor = np.array([14, 3]), np.zeros(2, np.int64), np.zeros(1, np.int64)
     out, squares = np.empty(17 * 2 * (p + q), dtype), np.zeros((2, 14))
     ranks, rests = np.zeros(2, np.int64), np.zeros(2)
     cpu_coarsen.merge_blocks(
-        buffer, pool, children, child_ranks, p, q, tail, limits, starts, out, ranks, rests, squares, 0, 2
+        buffer, pool, given, child_starts, child_ranks, p, q, tail, limits, out, cursor, starts, ranks, rests, squares
     )
+    assert cursor[0] == ranks[0] * 2 * (p + q)
     check_form(whole, out, 0, ranks[0], rests[0], squares[0], tail)
     assert ranks[1] == -1
 
