@@ -21,6 +21,8 @@ from numba.extending import intrinsic
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 TWO, FOUR, ONE, THREE = uint64(2), uint64(4), uint64(1), uint64(3)
 
+compiled_inline: Any = intrinsic  # its type does not tell that the context is left out in calls
+
 
 def jit(function: Any) -> Any:
     """Compile a kernel with this package's options: relaxed order of sums, no GIL, IEEE division, cached on disk."""
@@ -32,7 +34,8 @@ def inlined(function: Any) -> Any:
     return njit(fastmath=FAST, nogil=True, error_model="numpy", inline="always")(function)
 
 
-def _taken(_context, cursor, count):
+@compiled_inline
+def taken(_context, cursor, count):
     """The old value of cursor[0], an int64 array (1,), to which `count` is added: atomically, for several threads."""
 
     def generate(context, builder, signature, arguments):
@@ -41,9 +44,6 @@ def _taken(_context, cursor, count):
         return builder.atomic_rmw("add", place, arguments[1], "monotonic")
 
     return types.int64(cursor, types.int64), generate
-
-
-taken: Any = intrinsic(_taken)
 
 
 @jit

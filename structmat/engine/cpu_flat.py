@@ -14,17 +14,28 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types, uint64
+from numba import njit, types, uint64
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 
-from .cpu import FOUR, ONE, TWO, columns_times, conjugated_columns_times, conjugated_rows_times, jit, rows_times
+from .cpu import (
+    FOUR,
+    ONE,
+    THREE,
+    TWO,
+    columns_times,
+    compiled_inline,
+    conjugated_columns_times,
+    conjugated_rows_times,
+    jit,
+    rows_times,
+)
 
+# longer rows go in stretches: what is added to stays in the cache, and sums of parts are more accurate than one
+STRETCH = uint64(4096)
 # factors with rows of up to so many bytes are asked for ahead: their streams end before the processor has learnt them
 SHORT_ROW = 4096
 CACHE_LINE = 64
-
-compiled_inline: Any = intrinsic  # its type does not tell that the context is left out in calls
 
 
 def conjugate(a: Any) -> Any:
@@ -86,11 +97,40 @@ def ask_for(buffer, at, count, step):
         prefetch(buffer, line)
 
 
+@njit(fastmath=False, nogil=True, cache=True)  # said in so many words: left out, it would be what callers have
+def two_sum(a, b):
+    """The sum as it is rounded, and what rounding has taken off; compiled without licence to reorder."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
+
+
+@jit
+def project_in_stretches(buffer, start, rank, length, x, i, coefficients):
+    """Add F^H x[i:] to the coefficients; the sums of the stretches are added with compensation.
+
+    What a long vector has in common with a smooth factor is often small, and the sum of large parts.
+    """
+    lost, part = np.zeros(rank, dtype=coefficients.dtype), np.empty(1, dtype=coefficients.dtype)
+    for c in range(uint64(0), length, STRETCH):
+        count = min(STRETCH, length - c)
+        for a in range(uint64(rank)):
+            part[0] = 0
+            conjugated_rows_times(buffer, start + a * length + c, ONE, count, x, i + c, part, uint64(0))
+            coefficients[a], error = two_sum(coefficients[a], part[0])
+            lost[a] += error
+    for a in range(rank):
+        coefficients[a] += lost[a]
+
+
 @jit
 def project(buffer, start, rank, length, x, i, coefficients, following, step):
     """Coefficients = F^H x[i:] for a factor stored as F^T (rank, length); what is at `following` is asked for."""
     for a in range(rank):
         coefficients[a] = 0
+    if length > STRETCH:
+        project_in_stretches(buffer, start, rank, length, x, i, coefficients)
+        return
     if step == 0:
         conjugated_rows_times(buffer, start, rank, length, x, i, coefficients, uint64(0))
         return
@@ -101,8 +141,32 @@ def project(buffer, start, rank, length, x, i, coefficients, following, step):
 
 
 @jit
+def expand_in_stretches(buffer, start, rank, length, coefficients, y, i):
+    """y[i:] += F coefficients; the product is summed up before it is added, which rounds y once."""
+    part = np.empty(STRETCH, dtype=y.dtype)
+    for c in range(uint64(0), length, STRETCH):
+        count = min(STRETCH, length - c)
+        part[:count] = 0
+        at = start + c
+        for a in range(uint64(0), rank - rank % FOUR, FOUR):
+            s, t, u, v = coefficients[a], coefficients[a + ONE], coefficients[a + TWO], coefficients[a + THREE]
+            s1, s2, s3 = at + length, at + TWO * length, at + THREE * length
+            for j in range(count):
+                part[j] += (buffer[at + j] * s + buffer[s1 + j] * t) + (buffer[s2 + j] * u + buffer[s3 + j] * v)
+            at += FOUR * length
+        for a in range(rank - rank % FOUR, rank):
+            columns_times(buffer, at, ONE, count, coefficients, a, part, uint64(0))
+            at += length
+        for j in range(count):
+            y[i + c + j] += part[j]
+
+
+@jit
 def expand(buffer, start, rank, length, coefficients, y, i, following, step):
     """y[i:] += F coefficients, likewise."""
+    if length > STRETCH:
+        expand_in_stretches(buffer, start, rank, length, coefficients, y, i)
+        return
     if step == 0:
         columns_times(buffer, start, rank, length, coefficients, uint64(0), y, i)
         return
@@ -138,14 +202,14 @@ def block_and_adjoint(buffer, start, rows, cols, x, i, y, j):
 
 
 @jit
-def factor_both_ways(buffer, start, rank, length, known, x, i, y, wanted):
-    """y[i:] += F known and wanted = F^H x[i:] for a factor F that is stored as F^T (rank, length); it is read once."""
+def stretch_both_ways(buffer, start, rank, length, count, known, x, i, y, wanted):
+    """`factor_both_ways` for the first `count` columns of rows of `length`, from `start` on."""
     zero = y.dtype.type(0)
     first = uint64(0)
     for _ in range(rank // TWO):
         a, b, u, v = zero, zero, known[first], known[first + ONE]
         second = start + length
-        for c in range(length):
+        for c in range(count):
             m, n, w = buffer[start + c], buffer[second + c], x[i + c]
             a += np.conj(m) * w
             b += np.conj(n) * w
@@ -156,11 +220,29 @@ def factor_both_ways(buffer, start, rank, length, known, x, i, y, wanted):
         first += TWO
     if rank % TWO:
         a, u = zero, known[first]
-        for c in range(length):
+        for c in range(count):
             m = buffer[start + c]
             a += np.conj(m) * x[i + c]
             y[i + c] += m * u
         wanted[first] = a
+
+
+@jit
+def factor_both_ways(buffer, start, rank, length, known, x, i, y, wanted):
+    """y[i:] += F known and wanted = F^H x[i:] for a factor F that is stored as F^T (rank, length); it is read once."""
+    if length <= STRETCH:
+        stretch_both_ways(buffer, start, rank, length, length, known, x, i, y, wanted)
+        return
+    lost, part = np.zeros(rank, dtype=wanted.dtype), np.empty(rank, dtype=wanted.dtype)
+    for a in range(rank):
+        wanted[a] = 0
+    for c in range(uint64(0), length, STRETCH):
+        stretch_both_ways(buffer, start + c, rank, length, min(STRETCH, length - c), known, x, i + c, y, part)
+        for a in range(rank):
+            wanted[a], error = two_sum(wanted[a], part[a])
+            lost[a] += error
+    for a in range(rank):
+        wanted[a] += lost[a]
 
 
 @jit

@@ -5,7 +5,7 @@ import pytest
 
 import structmat as sm
 from structmat.blocks import BlockBatch, LowRankBatch
-from structmat.engine import dense, reference
+from structmat.engine import cpu_flat, dense, reference
 from structmat.flat.entries import entry_values
 from structmat.flat.storage import FlatBlocks, FlatStorage, by_rank
 from structmat.testing import random_flat
@@ -136,3 +136,46 @@ def test_batched_svd(rng, dtype, shape):
     u, s, v = dense.svd(a)
     assert np.linalg.norm((u * s[:, None, :]) @ v - a) <= 200 * eps(dtype) * np.linalg.norm(a)
     assert (np.diff(s, axis=1) <= 0).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex128])
+@pytest.mark.parametrize("rank", [1, 4, 7])
+def test_long_rows_in_stretches(rng, dtype, rank):
+    """The kernels of one vector on rows of more than one stretch; the sums are those of a wider type."""
+    length = int(2.3 * cpu_flat.STRETCH)
+    factor, x = (rng.standard_normal(shape) for shape in ((rank, length), length))
+    if dtype == np.complex128:
+        factor, x = factor + 1j * rng.standard_normal(factor.shape), x + 1j * rng.standard_normal(length)
+    factor, x = factor.astype(dtype), x.astype(dtype)
+    wide = np.clongdouble if dtype == np.complex128 else np.longdouble
+    exact = factor.conj().astype(wide) @ x.astype(wide)
+    # apart from rounding within stretches: that of partial sums, were they added one by one, is far more
+    bound = 20 * np.finfo(dtype).eps * np.sqrt(length)
+    zero, buffer = np.uint64(0), factor.ravel()
+    count, size = np.uint64(rank), np.uint64(length)
+    known = rng.standard_normal(rank).astype(dtype)
+    expanded = known @ factor
+
+    found = np.empty(rank, dtype=dtype)
+    cpu_flat.project(buffer, zero, count, size, x, zero, found, zero, zero)
+    np.testing.assert_allclose(found, exact.astype(dtype), atol=bound)
+    y = np.ones(length, dtype=dtype)
+    cpu_flat.expand(buffer, zero, count, size, known, y, zero, zero, zero)
+    np.testing.assert_allclose(y, 1 + expanded, atol=bound)
+    y, found = np.ones(length, dtype=dtype), np.empty(rank, dtype=dtype)
+    cpu_flat.factor_both_ways(buffer, zero, count, size, known, x, zero, y, found)
+    np.testing.assert_allclose(found, exact.astype(dtype), atol=bound)
+    np.testing.assert_allclose(y, 1 + expanded, atol=bound)
+
+
+def test_what_stretches_have_in_common_cancels_exactly():
+    """Sums of stretches are added with compensation: parts of 1e16 leave the 1 between them as it is."""
+    length = int(cpu_flat.STRETCH) * 3
+    x = np.zeros(length)
+    x[0], x[length // 2], x[-1] = 1e16, 1.0, -1e16
+    found, zero = np.empty(1), np.uint64(0)
+    cpu_flat.project(np.ones(length), zero, np.uint64(1), np.uint64(length), x, zero, found, zero, zero)
+    assert found[0] == 1.0
+    y, found = np.zeros(length), np.empty(1)
+    cpu_flat.factor_both_ways(np.ones(length), zero, np.uint64(1), np.uint64(length), np.ones(1), x, zero, y, found)
+    assert found[0] == 1.0
