@@ -187,7 +187,7 @@ class KernelSource(EntrySource):
     def _batch(self, rows: IntArray, cols: IntArray) -> NumpyArray | None:
         if not self.batched:
             return None
-        x, y = _as_columns(self.row_points)[rows], _as_columns(self.col_points)[cols]
+        x, y = _as_columns(self.row_points).take(rows, axis=0), _as_columns(self.col_points).take(cols, axis=0)
         return np.asarray(self._values(x, y, rows, cols)).astype(self.dtype, copy=False)
 
 

@@ -163,10 +163,8 @@ class ClusterTree:
         split = splitter or KDSplitter()
         perm = np.arange(n)
         for level in range(min(levels, n.bit_length())):
-            starts = _starts(n, level)[:-1]
-            keys = np.asarray(split(coordinates[perm], starts))
-            node = np.repeat(np.arange(2**level), np.diff(_starts(n, level)))
-            perm = perm[np.lexsort((keys, node))]
+            bounds = _starts(n, level)
+            perm = perm[_order_within(np.asarray(split(coordinates.take(perm, axis=0), bounds[:-1])), bounds)]
         return cls(n, levels, perm, coordinates)
 
     # ------------------------------------------------------------------------------ the arrays
@@ -215,7 +213,7 @@ class ClusterTree:
         """Coordinates by sorted position, (n, d): the points, or equispaced in (0, 1) where there are none."""
         if self.points is None:
             return (np.arange(self.n, dtype=np.float64)[:, None] + 0.5) / self.n
-        return self.points[self.perm]
+        return self.points.take(self.perm, axis=0)
 
     @cached_property
     def boxes(self) -> tuple[tuple[NumpyArray, NumpyArray], ...]:
@@ -286,6 +284,22 @@ class ClusterTree:
 
 def _starts(n: int, level: int) -> IntArray:
     return (np.arange(2**level + 1, dtype=np.int64) * n) >> level
+
+
+def _order_within(keys: NumpyArray, bounds: IntArray) -> IntArray:
+    """The stable order (n,) by keys of the positions of each node, node after node."""
+    sizes = np.diff(bounds)
+    widest = int(sizes.max())
+    if keys.dtype.kind != "f":
+        return np.lexsort((keys, np.repeat(np.arange(len(sizes)), sizes)))
+    table = np.full((len(sizes), widest), np.nan, dtype=keys.dtype)  # NaN is sorted to the end, where it stays
+    inside = np.arange(widest) < sizes[:, None]
+    table[inside] = keys
+    order = table.argsort(axis=1)  # twice as fast as a stable sort, and the same where no two keys are equal
+    ordered = np.take_along_axis(table, order, axis=1)
+    if (ordered[:, 1:] == ordered[:, :-1]).any() or not np.isfinite(keys).all():
+        order = table.argsort(axis=1, kind="stable")
+    return (bounds[:-1, None] + order)[inside]
 
 
 def _with_zero_row(x: NumpyArray) -> NumpyArray:

@@ -1,5 +1,7 @@
 """Cluster trees: balanced, from points, their arrays, and the way between vectors and leaf blocks."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 import structmat as sm
 from structmat.testing import strategies
-from structmat.tree import as_tree_pair, positions_of
+from structmat.tree import _order_within, as_tree_pair, positions_of
 
 
 def check_invariants(tree):
@@ -238,3 +240,17 @@ def test_pairs_of_trees():
 def test_errors(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 64, 1000, 1023])
+@pytest.mark.parametrize("kind", ["distinct", "ties", "one point", "integer keys", "not finite"])
+def test_points_of_a_node_are_in_the_stable_order_of_the_keys(rng, n, kind):
+    keys = {
+        "distinct": rng.random(n), "ties": rng.integers(0, 3, n).astype(float), "one point": np.zeros(n),
+        "integer keys": rng.integers(0, 5, n), "not finite": rng.choice([0.0, 1.0, np.inf, -np.inf, np.nan], n),
+    }[kind]  # fmt: skip
+    for level in range(min(5, n.bit_length())):
+        bounds = (np.arange(2**level + 1) * n) >> level
+        found = _order_within(keys, bounds)
+        expected = [a + np.argsort(keys[a:b], kind="stable") for a, b in itertools.pairwise(bounds)]
+        np.testing.assert_array_equal(found, np.concatenate(expected))

@@ -95,9 +95,11 @@ def in_corners(
     touching = np.flatnonzero(counts[:, 0])
     if not len(touching):
         return 0.0
-    picks = [rng.permutation(np.arange(*found.bounds[b, :2]))[:each] for b in touching]
-    block = np.repeat(touching, [len(p) for p in picks])
-    row = a.row_tree.starts(level)[place[block, 0]] + found.rows[np.concatenate(picks)]
+    drawn = np.minimum(each, counts[touching, 0])  # rows of each corner, one in each of as many equal stretches
+    block, drawn_of = np.repeat(touching, drawn), np.repeat(drawn, drawn)
+    turn = np.arange(len(block)) - np.repeat(drawn.cumsum() - drawn, drawn)
+    position = ((turn + rng.random(len(block))) * counts[block, 0] / drawn_of).astype(np.int64)
+    row = a.row_tree.starts(level)[place[block, 0]] + found.rows[found.bounds[block, 0] + position]
     # corners differ in width: the first column again, with no weight
     slot = np.arange(counts[touching, 1].max())
     inside = slot < counts[block, 1][:, None]
@@ -106,7 +108,7 @@ def in_corners(
     j = a.col_tree.perm[col]
     i = np.broadcast_to(a.row_tree.perm[row][:, None], j.shape)
     error = np.abs(source.pairs(i, j) - entries(a, i.ravel(), j.ravel()).reshape(i.shape)) ** 2
-    share = counts[block, 0] / np.minimum(each, counts[block, 0])
+    share = counts[block, 0] / drawn_of
     return float(((error * inside).sum(axis=1) * share * weights[block]).sum())
 
 

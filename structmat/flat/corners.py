@@ -66,7 +66,7 @@ def _closest(
     for size in np.unique(sizes).tolist():
         group = np.flatnonzero(sizes == size)
         for part in np.split(group, np.arange(_AT_ONCE // size + 1, len(group), _AT_ONCE // size + 1)):
-            points = own.coordinates[starts[part, None] + np.arange(size)]  # (np, size, d)
+            points = own.coordinates.take(starts[part, None] + np.arange(size), axis=0)  # (np, size, d)
             gap = np.maximum(0.0, np.maximum(lows[part, None] - points, points - highs[part, None]))
             distance = np.square(gap).sum(axis=2)
             counts = _how_many(distance, points.shape[2])
