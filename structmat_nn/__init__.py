@@ -40,6 +40,7 @@ _LAZY: dict[str, str] = {
     "GreenLearning": ".models.green_learning",
     "KroneckerRecovery": ".models.kronecker_recovery",
     "LeastSquares": ".models.least_squares",
+    "Persistence": ".models.persistence",
     "ResNet": ".models.resnet",
     "Transolver": ".models.transolver",
     "FitResult": ".closed_form.fit",

@@ -15,6 +15,7 @@ from .green_learning import GreenLearning
 from .kronecker_recovery import KroneckerRecovery
 from .least_squares import LeastSquares
 from .neural_hss import NeuralHSS
+from .persistence import Persistence
 from .recovery import ClosedFormRecovery
 from .resnet import ResNet
 from .structured_network import StructuredNetwork
@@ -29,6 +30,7 @@ MODELS: dict[str, type[torch.nn.Module]] = {
     "factformer": FactFormer,
     "transolver": Transolver,
     "least-squares": LeastSquares,
+    "persistence": Persistence,
     "closed-form-recovery": ClosedFormRecovery,
     "kronecker-recovery": KroneckerRecovery,
     "structured-network": StructuredNetwork,
@@ -45,6 +47,7 @@ __all__ = [
     "KroneckerRecovery",
     "LeastSquares",
     "NeuralHSS",
+    "Persistence",
     "ResNet",
     "StructuredNetwork",
     "Transolver",

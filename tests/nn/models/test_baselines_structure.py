@@ -13,6 +13,7 @@ from structmat_nn.models import (
     GreenLearning,
     KroneckerRecovery,
     LeastSquares,
+    Persistence,
     ResNet,
     count_parameters,
 )
@@ -21,7 +22,7 @@ from structmat_nn.models.green_learning import trapezoidal_weights
 from structmat_nn.models.rational import Rational
 from structmat_nn.models.transolver import SliceAttention
 
-from .baselines import fitted, needs_neuraloperator, shape, small
+from .baselines import SIZES, fitted, needs_neuraloperator, shape, small
 
 pytestmark = needs_neuraloperator
 
@@ -394,3 +395,37 @@ def test_kronecker_recovery_says_what_it_cannot():
         KroneckerRecovery(16)
     with pytest.raises(ShapeError, match="one channel to one"):
         KroneckerRecovery((8, 8), in_channels=2)
+
+
+@pytest.mark.parametrize("channels", [(1, 1), (3, 2)])
+def test_persistence_is_a_multiple_of_the_field_plus_a_fixed_field(channels):
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((30, *shape(2, channels[0]))) + 3.0
+    kept = x if channels == (1, 1) else x[:, :2]
+    scale = np.array([0.8, -1.5])[: channels[1]].reshape(-1, *(1,) * (kept.ndim - 2)) if channels[1] > 1 else 0.8
+    force = rng.standard_normal(kept.shape[1:])
+    model = Persistence(SIZES[2], in_channels=channels[0], out_channels=channels[1]).fit(x, scale * kept + force)
+
+    np.testing.assert_allclose(model(torch.from_numpy(x)).numpy(), scale * kept + force, atol=1e-12)
+    other = Persistence(SIZES[2], in_channels=channels[0], out_channels=channels[1])
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(torch.from_numpy(x)), model(torch.from_numpy(x)))
+
+
+def test_persistence_of_noise_is_the_best_multiple_and_the_mean():
+    rng = np.random.default_rng(5)
+    x, y = rng.standard_normal((400, 12)), rng.standard_normal((400, 12)) + 2.0
+    model = Persistence(12).fit(x, y)
+    centred = x - x.mean(axis=0)
+    assert model.scale.item() == pytest.approx((centred * (y - y.mean(axis=0))).sum() / (centred**2).sum())
+    residual = y - model(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(residual.mean(axis=0), 0.0, atol=1e-14)
+    # where all inputs are the same, only the mean is left
+    np.testing.assert_allclose(Persistence(12).fit(np.ones((400, 12)), y).offset, y.mean(axis=0))
+
+
+def test_persistence_needs_a_field_to_persist():
+    with pytest.raises(ShapeError, match="in_channels = 1 and out_channels = 2"):
+        Persistence(12, out_channels=2)
+    with pytest.raises(RuntimeError, match="this Persistence has nothing to apply yet"):
+        Persistence(12)(torch.ones(12))
