@@ -12,6 +12,7 @@ import scipy.linalg
 
 import structmat as sm
 from benchmarks.harness import Report, alternating_times, best_time, cold_time, growth_exponent, median_time
+from benchmarks.memory import peak_memory
 from structmat._backend import one_blas_thread
 from structmat.kernelfunctions import KernelFunction, Laplace, Matern
 
@@ -22,6 +23,10 @@ def run(report: Report, quick: bool) -> None:
     """Measure everything at the sizes of the limits (quick: at small ones)."""
     n2, n3, nc = (2**12, 2**12, 2**11) if quick else (2**16, 2**15, 2**14)
     builds(report, "2-D, log", Laplace(dim=2), points(n2, 2), 1e-6, 1.0, (850.0, 430.0), quick)
+    peak = peak_memory(built_bytes, n2, prepare=small_build)
+    report.add(
+        "2-D, log: peak memory of the build over the result", peak.peak_bytes / peak.result, "", None if quick else 2.0
+    )
     builds(report, "3-D, 1/r", Laplace(dim=3), points(n3, 3), 1e-4, 2.0, (None, None), quick)
     plain_callable(report, points(n2, 2), quick)
     mixed_precision(report, points(2**12 if quick else 2**15, 2), quick)
@@ -65,6 +70,16 @@ def builds(
         seconds = best_time(lambda a=a: a @ v, 20)
         share = report.floors.read_seconds(a.nbytes) / seconds
         report.add(f"{label}: product over the read floor", share, "", None if quick else 0.7, at_least=True)
+
+
+def built_bytes(n: int) -> int:
+    """Build the 2-D matrix; for the measurement of memory."""
+    return int(sm.HMatrix.from_kernel(Laplace(dim=2), points(n, 2), rtol=1e-6).nbytes)
+
+
+def small_build(_n: int) -> None:
+    """Compile what `built_bytes` needs."""
+    built_bytes(2**12)
 
 
 def plain_callable(report: Report, x: np.ndarray, quick: bool) -> None:

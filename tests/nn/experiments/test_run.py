@@ -222,7 +222,7 @@ def reduced_cases():
 def test_every_experiment_and_model_runs_at_reduced_size(name, model, tmp_path):
     experiment = load_experiment(name)
     variant = experiment.variants(reduced=True)[0]
-    (path,) = run(name, models=[model], variants=[variant], reduced=True, budget=20.0, directory=tmp_path)
+    (path,) = run(name, models=[model], variants=[variant], reduced=True, budget=3.0, directory=tmp_path)
     result = read_result(path)
     if result["failed"]:
         assert model == "closed-form-recovery", result["failed"]
