@@ -16,7 +16,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from ._typing import Array, NumpyArray
+from ._typing import Array, IntArray, NumpyArray
 from .exceptions import DeviceError
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.complex64), np.dtype(np.complex128))
@@ -65,6 +65,48 @@ def like(values: NumpyArray, example: Array) -> Array:
         return values
     xp = namespace(example)
     return xp.asarray(values.copy(), device=array_api_compat.device(example))
+
+
+def same_library(x: Array, y: Array) -> bool:
+    """Whether two arrays belong to one library."""
+    return namespace(x) is namespace(y)
+
+
+def beside(x: Array, example: Array) -> Array:
+    """`x` in the library and on the device of `example`; two libraries on one device share the memory (DLPack)."""
+    if is_numpy(example):
+        return to_numpy(x)
+    if is_numpy(x):
+        return like(x, example)
+    return namespace(example).from_dlpack(x)
+
+
+def zeros_beside(shape: tuple[int, ...], x: Array) -> Array:
+    """Zeros of the dtype, in the namespace and on the device of `x`."""
+    return namespace(x).zeros(shape, dtype=x.dtype, device=array_api_compat.device(x))
+
+
+class Indices:
+    """An index array, with a copy on each device that has asked for one."""
+
+    def __init__(self, values: IntArray) -> None:
+        self.values = values
+        self._copies: dict[tuple[str, str], Array] = {}
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def of(self, x: Array) -> Array:
+        """x[indices] along the first axis."""
+        return namespace(x).take(x, self._beside(x), axis=0)
+
+    def _beside(self, x: Array) -> Array:
+        if is_numpy(x):
+            return self.values
+        key = namespace(x).__name__, str(array_api_compat.device(x))
+        if key not in self._copies:
+            self._copies[key] = like(self.values, x)
+        return self._copies[key]
 
 
 def device_namespace(device: str) -> Any:

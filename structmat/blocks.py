@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,20 @@ from ._typing import Array, IntArray, NumpyArray
 from .exceptions import ShapeError
 
 
+class Placed:
+    """What acts between a row node and a column node of a level each."""
+
+    rows: IntArray
+    cols: IntArray
+
+    @cached_property
+    def routes(self) -> dict[tuple[int, bool, bool], Any]:
+        """What `structmat.engine.routing` has worked out of where they act."""
+        return {}
+
+
 @dataclass(frozen=True)
-class BlockBatch:
+class BlockBatch(Placed):
     """Blocks of equal shape and the places where they act.
 
     Attributes
@@ -38,7 +51,7 @@ class BlockBatch:
 
 
 @dataclass(frozen=True)
-class LowRankBatch:
+class LowRankBatch(Placed):
     """Low-rank blocks of equal shape and rank on one level: left @ right^H.
 
     Attributes
@@ -117,6 +130,12 @@ class NestedBasis:
         """Bytes of the bases, and of the orders where there are any."""
         indices = () if self.orders is None else self.orders
         return sum(array_bytes(a) for a in (*self.levels, *indices))
+
+    def padded(self) -> NestedBasis:
+        """The same basis with identity parts written out."""
+        if self.orders is None:
+            return self
+        return NestedBasis(tuple(self[level] for level in range(1, self.depth + 1)), self.ranks)
 
     def map(self, function: Any) -> NestedBasis:
         """The basis with `function` applied to the array of each level; identity parts are written out."""
@@ -269,7 +288,7 @@ class RaggedBasis:
                 raise ShapeError(f"the orders of level {level} are no permutations of the rows of its nodes")
 
     def padded(self) -> NestedBasis:
-        """The same basis with one width for each level, written out in full."""
+        """The same basis with one width for each level, and identity parts written out."""
         return NestedBasis(tuple(self[level] for level in range(1, self.depth + 1)), self.ranks)
 
     def full(self) -> RaggedBasis:

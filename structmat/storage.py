@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._backend import conj, is_numpy, like, namespace, numpy_dtype, to_numpy
+from ._backend import beside, conj, is_numpy, namespace, numpy_dtype, same_library
 from ._typing import Array, NumpyArray
 from .base import StructuredMatrix
 
@@ -22,13 +22,14 @@ class Storage(ABC):
         """A x, A^H x, or their complex conjugates conj(A) x and A^T x; x (leaves, q, k), result (leaves, p, k)."""
         example = self._example
         dtype = numpy_dtype(example)
+        if not same_library(x, example):  # the product is where the matrix is, and the result where the vectors were
+            moved = self.apply(beside(x, example), adjointly=adjointly, conjugated=conjugated)
+            return beside(moved, x)
         if conjugated and numpy_dtype(x).kind == "c":
             return conj(self.apply(conj(x), adjointly=adjointly))
         if conjugated and dtype.kind == "c":
             return conj(self.apply(x, adjointly=adjointly))
         if not is_numpy(x):
-            if is_numpy(example):  # the matrix is on the host: so is the product, and the result goes back
-                return like(self.apply(to_numpy(x), adjointly=adjointly), x)
             xp = namespace(x, example)
             return self._apply_reference(xp.astype(x, xp.result_type(x, example)), adjointly)
         if x.dtype.kind == "c" and dtype.kind != "c":  # a real matrix: real and imaginary part are two vectors

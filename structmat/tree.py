@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import _check
-from ._backend import is_numpy, like, namespace
+from ._backend import Indices, is_numpy, namespace
 from ._typing import Array, IntArray, NumpyArray
 from .exceptions import ShapeError, TreeMismatchError
 
@@ -251,10 +251,9 @@ class ClusterTree:
         shape = (self.leaf_count, self.leaf_size, k)
         xp = namespace(x)
         if not self.is_padded:
-            rows = x if self.is_identity else xp.take(x, like(self.perm, x), axis=0)
-            return xp.reshape(rows, shape)
+            return xp.reshape(x if self.is_identity else self._moves["perm"].of(x), shape)
         extended = xp.concat([x, xp.zeros_like(x[:1, :])], axis=0) if not is_numpy(x) else _with_zero_row(x)
-        return xp.reshape(xp.take(extended, like(self.leaf_positions.ravel(), x), axis=0), shape)
+        return xp.reshape(self._moves["positions"].of(extended), shape)
 
     def from_leaves(self, blocks: Array) -> Array:
         """The inverse of `to_leaves`: (leaf_count, leaf_size, k) to (n, k)."""
@@ -262,7 +261,13 @@ class ClusterTree:
         rows = xp.reshape(blocks, (self.leaf_count * self.leaf_size, blocks.shape[2]))
         if self.is_identity and not self.is_padded:
             return rows
-        return xp.take(rows, like(self.leaf_slots, blocks), axis=0)
+        return self._moves["slots"].of(rows)
+
+    @cached_property
+    def _moves(self) -> dict[str, Indices]:
+        """The permutations between vectors and leaf blocks, on all devices that use them."""
+        arrays = {"perm": self.perm, "positions": self.leaf_positions.ravel(), "slots": self.leaf_slots}
+        return {name: Indices(values) for name, values in arrays.items()}
 
     # -------------------------------------------------------------------------------- identity
 

@@ -9,6 +9,7 @@ import scipy.linalg
 from structmat.blocks import BlockBatch, NestedBasis
 from structmat.engine import cpu_rank, cpu_sketch, cpu_solve, cpu_ulv, dense, reference
 from structmat.engine.cpu import jit, taken
+from structmat.engine.routing import ScatterSum
 from structmat.nested import NestedStorage
 from structmat.nested.entries import entry_values
 from structmat.testing import random_hss
@@ -118,7 +119,7 @@ def test_nested_pass(rng, dtype, half, depth):
             rows, cols = storage.near.data.shape[1:][:: -1 if adjointly else 1]
             for count in (1, 3):
                 x = numbers(rng, 2**depth, cols, count, dtype=dtype)
-                target, source = storage._bases(adjointly)
+                target, source = (storage.row_basis, storage.col_basis)[:: -1 if adjointly else 1]
                 plain = reference.nested_apply(
                     storage.near, storage.couplings, target, source, x, half=half, adjointly=adjointly
                 )
@@ -158,7 +159,7 @@ def test_scatter_sum_by_its_definition(rng):
     blocks, targets = rng.standard_normal((9, 2, 3)), rng.integers(0, 5, 9)
     expected = np.zeros((5, 2, 3))
     np.add.at(expected, targets, blocks)
-    assert np.allclose(reference.scatter_sum(blocks, targets, 5), expected)
+    assert np.allclose(ScatterSum(targets, 5)(blocks), expected)
 
 
 # -------------------------------------------------------------------------------- rank and interpolation

@@ -8,36 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from .._backend import adjoint, as_dtype_of, like, namespace, numpy_dtype
-from .._typing import Array, IntArray
+from .._backend import adjoint, as_dtype_of, namespace, zeros_beside
+from .._typing import Array
+from .routing import route_of
 
 if TYPE_CHECKING:
     from ..blocks import BlockBatch, LowRankBatch, NestedBasis
-
-
-def scatter_sum(blocks: Array, targets: IntArray, count: int) -> Array:
-    """Sum blocks (nb, p, q) into `count` places, without conflicts: (count, p, q).
-
-    The blocks are taken in rounds, in each of which a place receives at most one of them.
-    """
-    xp = namespace(blocks)
-    if not len(targets):
-        return like(np.zeros((count, *blocks.shape[1:]), numpy_dtype(blocks)), blocks)
-    order = np.argsort(targets, kind="stable")
-    if len(targets) == count and np.array_equal(targets[order], np.arange(count)):
-        return xp.take(blocks, like(order, blocks), axis=0)
-    padded = xp.concat([blocks, xp.zeros_like(blocks[:1, ...])], axis=0)  # the last block stands for "none"
-    first = np.searchsorted(targets[order], np.arange(count))
-    many = np.bincount(targets, minlength=count)
-    extended = np.append(order, len(targets))
-    total = None
-    for turn in range(max(1, int(many.max(initial=0)))):
-        pick = np.where(turn < many, extended[np.minimum(first + turn, len(order))], len(targets))
-        part = xp.take(padded, like(pick, blocks), axis=0)
-        total = part if total is None else total + part
-    return total
 
 
 def apply_blocks(batch: BlockBatch, x: Array, count: int, *, half: bool, adjointly: bool) -> Array:
@@ -46,18 +22,15 @@ def apply_blocks(batch: BlockBatch, x: Array, count: int, *, half: bool, adjoint
     With `half`, each block off the diagonal also acts, as its adjoint, at the mirrored place.
     """
     xp = namespace(x)
-    rows, cols = (batch.cols, batch.rows) if adjointly else (batch.rows, batch.cols)
     data = as_dtype_of(batch.data, x)
     data = adjoint(data) if adjointly else data
     if 0 in data.shape:  # no blocks on a level, or bases of rank 0: some libraries take nothing from nothing
-        return like(np.zeros((count, data.shape[1], x.shape[2]), numpy_dtype(x)), x)
-    parts, targets = [xp.matmul(data, xp.take(x, like(cols, x), axis=0))], [rows]
-    mirrored = np.flatnonzero(rows != cols) if half else rows[:0]
-    if len(mirrored):
-        flipped = adjoint(xp.take(data, like(mirrored, x), axis=0))
-        parts.append(xp.matmul(flipped, xp.take(x, like(rows[mirrored], x), axis=0)))
-        targets.append(cols[mirrored])
-    return scatter_sum(xp.concat(parts, axis=0), np.concatenate(targets), count)
+        return zeros_beside((count, data.shape[1], x.shape[2]), x)
+    route = route_of(batch, count, half=half, adjointly=adjointly)
+    parts = [xp.matmul(data, route.sources.of(x))]
+    if len(route.mirrored):
+        parts.append(xp.matmul(adjoint(route.mirrored.of(data)), route.mirrored_sources.of(x)))
+    return route.add(xp.concat(parts, axis=0))
 
 
 def nested_apply(
@@ -93,15 +66,12 @@ def apply_low_rank(batch: LowRankBatch, x: Array, count: int, *, half: bool, adj
     xp = namespace(x)
     left, right = (as_dtype_of(f, x) for f in (batch.left, batch.right))
     left, right = (right, left) if adjointly else (left, right)
-    rows, cols = (batch.cols, batch.rows) if adjointly else (batch.rows, batch.cols)
-    parts = [xp.matmul(left, xp.matmul(adjoint(right), xp.take(x, like(cols, x), axis=0)))]
-    targets = [rows]
-    mirrored = np.flatnonzero(rows != cols) if half else rows[:0]
-    if len(mirrored):
-        left, right = (xp.take(f, like(mirrored, x), axis=0) for f in (left, right))
-        parts.append(xp.matmul(right, xp.matmul(adjoint(left), xp.take(x, like(rows[mirrored], x), axis=0))))
-        targets.append(cols[mirrored])
-    return scatter_sum(xp.concat(parts, axis=0), np.concatenate(targets), count)
+    route = route_of(batch, count, half=half, adjointly=adjointly)
+    parts = [xp.matmul(left, xp.matmul(adjoint(right), route.sources.of(x)))]
+    if len(route.mirrored):
+        left, right = (route.mirrored.of(f) for f in (left, right))
+        parts.append(xp.matmul(right, xp.matmul(adjoint(left), route.mirrored_sources.of(x))))
+    return route.add(xp.concat(parts, axis=0))
 
 
 def flat_apply(

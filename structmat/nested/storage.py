@@ -183,23 +183,35 @@ class NestedStorage(Storage):
     def _leaf_size(self, adjointly: bool) -> int:
         return int(self.near.data.shape[2 if adjointly else 1])
 
-    def _bases(self, adjointly: bool) -> tuple[Any, Any]:
-        """Target and source basis."""
-        return (self.col_basis, self.row_basis) if adjointly else (self.row_basis, self.col_basis)
-
     def _apply_reference(self, x: Array, adjointly: bool) -> Array:
-        bases = self._bases(adjointly)
+        parts, (rows, cols) = self._batched if not is_numpy(self._example) else self._as_batches()
+        target, source = (cols, rows) if adjointly else (rows, cols)
         products = [
-            reference.nested_apply(part.near, self._padded(part), *bases, x, half=self.half, adjointly=adjointly)
-            for part in self.parts
+            reference.nested_apply(near, couplings, target, source, x, half=self.half, adjointly=adjointly)
+            for near, couplings in parts
         ]
         return products[0] if len(products) == 1 else products[0] + products[1]
 
-    def _padded(self, part: Across) -> tuple[BlockBatch, ...]:
-        return tuple(
-            b.padded(self.row_basis.width(level), self.col_basis.width(level)) if isinstance(b, RaggedBatch) else b
-            for level, b in enumerate(part.couplings, start=1)
-        )
+    @cached_property
+    def _batched(self) -> tuple[list[tuple[BlockBatch, tuple[BlockBatch, ...]]], tuple[NestedBasis, NestedBasis]]:
+        """`_as_batches`, kept: on a device, where products come back to it, memory is cheaper than gathering."""
+        return self._as_batches()
+
+    def _as_batches(self) -> tuple[list[tuple[BlockBatch, tuple[BlockBatch, ...]]], tuple[NestedBasis, NestedBasis]]:
+        """The dense blocks and couplings of each part and the row and column basis, blocks of a level of one shape."""
+        rows, cols = self.row_basis, self.col_basis
+        parts = [
+            (
+                part.near,
+                tuple(
+                    b.padded(rows.width(level), cols.width(level)) if isinstance(b, RaggedBatch) else b
+                    for level, b in enumerate(part.couplings, start=1)
+                ),
+            )
+            for part in self.parts
+        ]
+        row_basis = rows.padded()
+        return parts, (row_basis, row_basis if cols is rows else cols.padded())
 
     def _apply_compiled(self, x: NumpyArray, adjointly: bool) -> NumpyArray:
         """The compiled pass: memory-bound loops for one vector, BLAS for several."""
