@@ -6,7 +6,10 @@ import pytest
 import structmat as sm
 from structmat import _backend
 from structmat._backend import namespace
+from structmat.exceptions import DeviceError, NonFiniteError, SingularBlockError
+from structmat.hss.batched import BatchedFactorization
 from structmat.kernelfunctions import Matern
+from structmat.testing import random_hss
 
 N = 700  # leaves of unequal sizes
 
@@ -82,3 +85,69 @@ def test_memory_of_two_libraries_on_one_device_is_shared():
     shared = _backend.beside(tensor, strict.asarray(0.0))
     tensor[1] = 5.0
     assert float(shared[1]) == 5.0
+
+
+# --------------------------------------------------------------------------------- factorisation of HSS
+
+
+DTYPES = [np.float32, np.float64, np.complex128]
+
+
+def random_matrix(n, depth, dtype=np.float64, *, symmetric=False, rank=3, shift=None):
+    """A random HSS matrix and its dense twin."""
+    shift = 4.0 * np.sqrt(n) if shift is None else shift
+    tree = sm.ClusterTree.balanced(n, depth=depth)
+    return random_hss(np.random.default_rng(5), tree, rank, dtype, symmetric, shift=shift)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(("n", "depth"), [(9, 0), (64, 1), (75, 3), (128, 4)])
+def test_the_factorisation_on_a_device_is_that_of_the_cpu(xp, dtype, symmetric, n, depth):
+    a, _dense = random_matrix(n, depth, dtype, symmetric=symmetric)
+    there = a._with_arrays(xp.asarray)
+    if xp.namespace is np:
+        there = BatchedFactorization(there)  # the twin of the compiled one
+    else:
+        there = there.factorize()
+        assert isinstance(there, BatchedFactorization)
+    here, eps = a.factorize(), float(np.finfo(dtype).eps)
+    rng = np.random.default_rng(3)
+    for shape in ((n,), (n, 3)):
+        b = rng.standard_normal(shape).astype(dtype)
+        for method in ("solve", "solve_adjoint"):
+            x = getattr(there, method)(xp.asarray(b))
+            assert type(x) is type(xp.asarray(b))
+            np.testing.assert_allclose(xp.to_numpy(x), getattr(here, method)(b), atol=200 * eps, rtol=1e3 * eps)
+    sign, logarithm = there.slogdet()
+    assert logarithm == pytest.approx(here.slogdet()[1], rel=1e3 * eps)
+    assert abs(sign - here.slogdet()[0]) < 1e4 * eps
+    assert there.nbytes > 0
+    assert "BatchedFactorization" in repr(there)
+
+
+def test_a_general_matrix_of_both_signs_and_its_adjoint():
+    torch = pytest.importorskip("torch")
+    a, dense = random_matrix(200, 3, rank=4, shift=0.0)
+    f = a._with_arrays(torch.asarray).factorize()
+    b = np.random.default_rng(4).standard_normal((200, 2))
+    np.testing.assert_allclose(dense @ f.solve(b), b, atol=1e-8)
+    np.testing.assert_allclose(dense.T @ f.solve_adjoint(b), b, atol=1e-8)
+    assert f.slogdet() == pytest.approx(np.linalg.slogdet(dense))
+    complex_b = b + 1j * b[::-1]
+    np.testing.assert_allclose(dense @ f.solve(complex_b), complex_b, atol=1e-8)
+    adjoint = a.H._with_arrays(torch.asarray).factorize()
+    np.testing.assert_allclose(dense.T @ adjoint.solve(b), b, atol=1e-8)
+
+
+def test_what_cannot_be_factored_on_a_device_says_so():
+    torch = pytest.importorskip("torch")
+    a, _dense = random_matrix(64, 2)
+    there = a._with_arrays(torch.asarray)
+    with pytest.raises(DeviceError, match="Cholesky runs on the CPU"):
+        there.factorize(positive_definite=True)
+    with pytest.raises(SingularBlockError, match="level 2 is singular"):
+        (0.0 * a)._with_arrays(torch.asarray).factorize()
+    with pytest.raises(NonFiniteError, match="b holds NaN or Inf"):
+        there.factorize().solve(torch.full((64,), float("nan"), dtype=torch.float64))
+    assert there.factorize().solve(torch.ones(64, 0, dtype=torch.float64)).shape == (64, 0)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
-from .._backend import adjoint, conj
+from .._backend import adjoint, conj, namespace
 from .._typing import Array
 from ..blocks import NestedBasis
 
@@ -44,9 +42,9 @@ class Generators:
         stored = self.couplings[level - 1]
         if not self.symmetric:
             return stored
-        full = np.empty((2 * len(stored), *stored.shape[1:]), dtype=stored.dtype)
-        full[::2], full[1::2] = stored, adjoint(stored)
-        return full
+        xp = namespace(stored)
+        both = xp.stack([stored, adjoint(stored)], axis=1)
+        return xp.reshape(both, (-1, *stored.shape[1:]))
 
     def expanded(self) -> Generators:
         """The same matrix with all couplings stored."""
@@ -77,14 +75,16 @@ class Generators:
 
 def swap_siblings(a: Array) -> Array:
     """The blocks of a level (2**l, ..) with each pair of siblings exchanged."""
-    return a.reshape(len(a) // 2, 2, *a.shape[1:])[:, ::-1].reshape(a.shape)
+    xp = namespace(a)
+    split = xp.reshape(a, (a.shape[0] // 2, 2, *a.shape[1:]))
+    return xp.reshape(xp.flip(split, axis=1), a.shape)
 
 
 def pairs(a: Array) -> Array:
     """The blocks of a level (2**l, p, q) stacked by parent: (2**(l-1), 2 p, q)."""
-    return a.reshape(len(a) // 2, 2 * a.shape[1], a.shape[2])
+    return namespace(a).reshape(a, (a.shape[0] // 2, 2 * a.shape[1], a.shape[2]))
 
 
 def halves(a: Array) -> Array:
     """The inverse of `pairs`: the upper and lower half of each block, (2**(l-1), 2 p, q) to (2**l, p, q)."""
-    return a.reshape(2 * len(a), a.shape[1] // 2, a.shape[2])
+    return namespace(a).reshape(a, (2 * a.shape[0], a.shape[1] // 2, a.shape[2]))

@@ -253,10 +253,15 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
 
         Notes
         -----
-        Cost O(n k^2); backward stable. The result is reusable and solves with the adjoint too.
+        Cost O(n k^2); backward stable. The result is reusable and solves with the adjoint too. On a device: batched, in
+        the general form only.
         """
         if not is_numpy(self._storage.near.data):
-            raise DeviceError('factorisations run on the CPU: call A.to_device("cpu") first')
+            from .batched import BatchedFactorization
+
+            if positive_definite:
+                raise DeviceError('Cholesky runs on the CPU: leave positive_definite out, or call A.to_device("cpu")')
+            return BatchedFactorization(self)
         if positive_definite:
             from .cholesky import HSSCholesky
 

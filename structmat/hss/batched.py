@@ -1,0 +1,248 @@
+"""The ULV factorisation in batched array operations: for matrices whose data are on a device.
+
+The same elimination as in `structmat.hss.ulv`, on any array library that has batched products, QR factorisations and
+inverses. The triangular blocks are inverted once, as batched inverses are cheap there and substitutions are not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _check
+from .._backend import adjoint, as_dtype_of, beside, like, namespace, numpy_dtype, to_numpy
+from .._typing import Array
+from ..base import Factorization
+from ..blocks import array_bytes
+from ..exceptions import DeviceError, NonFiniteError, SingularBlockError
+from .generators import Generators, halves, pairs, swap_siblings
+from .ulv import _permutation_sign, _signs
+
+if TYPE_CHECKING:
+    from ..tree import ClusterTree
+    from .matrix import HSSMatrix
+
+
+@dataclass(frozen=True)
+class BatchedLevel:
+    """The factors of one level; nb = 2**level nodes of size p, k of whose unknowns go to the parent, e = p - k."""
+
+    rotation: Array  # (nb, p, p), of the rows
+    mixing: Array  # (nb, p, p), of the columns
+    lower: Array  # (nb, e, e)
+    inverse: Array  # of it
+    front: Array  # (nb, k, e)
+    gone_basis: Array  # (nb, e, kv), the column basis in the eliminated unknowns
+    coupling: Array  # (nb, k, kv)
+    transfer: Array | None  # (nb / 2, 2 kv, kv of the parent), of the column basis
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the factors of this level."""
+        return sum(array_bytes(a) for a in vars(self).values() if a is not None)
+
+
+class BatchedFactorization(Factorization):
+    """The ULV factorisation of an HSS matrix on a device: `solve`, `solve_adjoint`, `slogdet`.
+
+    Obtained from `HSSMatrix.factorize` where the matrix is on a device. Solutions are where the right-hand sides were.
+    """
+
+    def __init__(self, matrix: HSSMatrix) -> None:
+        matrix._require_square("a factorisation")
+        self.shape, self.dtype = matrix.shape, matrix.dtype
+        self._tree, self._col_tree = matrix.row_tree, matrix.col_tree
+        g = matrix.generators.expanded()
+        for basis in (g.row_basis, g.col_basis):
+            if any(basis.width(level) > basis.height(level) for level in range(1, g.depth + 1)):
+                raise DeviceError(
+                    "a basis has more columns than rows, as sums leave it: truncate the matrix on the CPU"
+                )
+        diagonal, self._padding = _with_padded_diagonal(g.diagonal, matrix.row_tree)
+        self._levels: list[BatchedLevel] = []
+        d = diagonal
+        u, v = (g.row_basis[g.depth], g.col_basis[g.depth]) if g.depth else (d, d)
+        for number in range(g.depth, 0, -1):
+            d, u, v = self._eliminate(g, number, d, u, v)
+        _require_pivots(_relative_pivots(d, namespace(d).linalg.qr(d)[1]), 0)
+        self._root = d
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the factors."""
+        return sum(level.nbytes for level in self._levels) + array_bytes(self._root)
+
+    def __repr__(self) -> str:
+        return f"BatchedFactorization(shape={self.shape}, dtype={self.dtype}, {self.nbytes / 1e6:.3g} MB)"
+
+    # ------------------------------------------------------------------------------ elimination
+
+    def _eliminate(self, g: Generators, number: int, d: Array, u: Array, v: Array) -> tuple[Array, Array, Array]:
+        """Add the factors of a level; the diagonal blocks and bases of the parents."""
+        xp = namespace(d)
+        k, e = u.shape[2], u.shape[1] - u.shape[2]
+        rotation, triangle = _full_qr(u)
+        rest, turned = triangle[:, :k, :], xp.matmul(adjoint(rotation), d)
+        top, low = turned[:, :k, :], turned[:, k:, :]
+        mixing, triangle = _full_qr(adjoint(low))
+        lower = adjoint(triangle[:, :e, :])
+        _require_pivots(_relative_pivots(low, lower), number)
+        mixed, basis = xp.matmul(top, mixing), xp.matmul(adjoint(mixing), v)
+        kept, kept_basis = mixed[:, :, e:], basis[:, e:, :]
+        coupling = xp.matmul(rest, g.couplings[number - 1])
+        transfer = g.col_basis[number - 1] if number > 1 else None
+        inverse = xp.linalg.inv(lower) if e else lower
+        self._levels.append(
+            BatchedLevel(rotation, mixing, lower, inverse, mixed[:, :, :e], basis[:, :e, :], coupling, transfer)
+        )
+        across = xp.matmul(coupling, adjoint(swap_siblings(kept_basis)))
+        d = _merged(kept, across)
+        if number == 1:
+            return d, d, d
+        u = pairs(xp.matmul(rest, halves(g.row_basis[number - 1])))
+        return d, u, pairs(xp.matmul(kept_basis, halves(g.col_basis[number - 1])))
+
+    # ------------------------------------------------------------------------------------ solving
+
+    def _solve(self, b: Any, *, adjointly: bool) -> Any:
+        array = _check.operand(b, self.shape[0], self.shape, side="rows", name="b")
+        x = beside(array, self._root)
+        xp = namespace(x)
+        if not bool(xp.all(xp.isfinite(x))):
+            raise NonFiniteError("b holds NaN or Inf; a solution needs finite right-hand sides")
+        columns = xp.astype(xp.reshape(x, (x.shape[0], -1)) if x.ndim > 1 else x[:, None], _wider(x, self._root))
+        if 0 in columns.shape:
+            return beside(xp.reshape(columns, x.shape), array)
+        return beside(xp.reshape(self._solve_block(columns, adjointly=adjointly), x.shape), array)
+
+    def _solve_block(self, b: Any, *, adjointly: bool) -> Any:
+        source, target = (self._col_tree, self._tree) if adjointly else (self._tree, self._col_tree)
+        blocks = source.to_leaves(b)
+        return target.from_leaves(self._adjoint_substitution(blocks) if adjointly else self._substitution(blocks))
+
+    def _substitution(self, x: Array) -> Array:
+        """A x = b on leaf blocks: up the tree, the root, down the tree."""
+        eliminated, outside = [], None  # outside: V^H z of what the nodes below have eliminated
+        for level in self._levels:
+            k = level.front.shape[1]
+            turned = _times(adjoint(level.rotation), x)
+            gone = _times(level.inverse, turned[:, k:, :])
+            kept = turned[:, :k, :] - _times(level.front, gone)
+            outgoing = _times(adjoint(level.gone_basis), gone)
+            outgoing = outgoing if outside is None else outgoing + outside
+            kept = kept - _times(level.coupling, swap_siblings(outgoing))
+            outside = None if level.transfer is None else _times(adjoint(level.transfer), pairs(outgoing))
+            eliminated.append(gone)
+            x = pairs(kept)
+        xp = namespace(x)
+        x = xp.linalg.solve(as_dtype_of(self._root, x), x)
+        for level, gone in zip(self._levels[::-1], eliminated[::-1], strict=True):
+            x = _times(level.mixing, xp.concat([gone, halves(x)], axis=1))
+        return x
+
+    def _adjoint_substitution(self, x: Array) -> Array:
+        """A^H x = b: the same steps transposed and in reverse."""
+        xp = namespace(x)
+        waiting = []
+        for level in self._levels:
+            e = level.lower.shape[1]
+            turned = _times(adjoint(level.mixing), x)
+            waiting.append(turned[:, :e, :])
+            x = pairs(turned[:, e:, :])
+        x = xp.linalg.solve(as_dtype_of(adjoint(self._root), x), x)
+        inherited = None  # what the eliminated unknowns see of the world outside their parent
+        for level, gone in zip(self._levels[::-1], waiting[::-1], strict=True):
+            kept = halves(x)
+            seen = -swap_siblings(_times(adjoint(level.coupling), kept))
+            if level.transfer is not None and inherited is not None:
+                seen = seen + halves(_times(level.transfer, inherited))
+            gone = gone - _times(adjoint(level.front), kept) + _times(level.gone_basis, seen)
+            solved = _times(adjoint(level.inverse), gone)
+            x, inherited = _times(level.rotation, xp.concat([kept, solved], axis=1)), seen
+        return x
+
+    # -------------------------------------------------------------------------------- determinant
+
+    def slogdet(self) -> tuple[Any, float]:
+        """Sign (phase, for complex) and log of the absolute value of the determinant. Cost O(n).
+
+        The unitary factors carry the sign.
+        """
+        real = self.dtype.kind != "c"
+        sign: Any = 1.0
+        logarithm = -self._padding
+        for level in self._levels:
+            nb, k, e = level.front.shape
+            unitary = [_signs(_determinants(a))[0] for a in (level.rotation, level.mixing)]
+            part, size = _signs(np.diagonal(to_numpy(level.lower), axis1=1, axis2=2).ravel())
+            sign, logarithm = sign * part * unitary[0] * np.conj(unitary[1]) * (-1.0) ** (nb * k * e), logarithm + size
+        part, size = np.linalg.slogdet(to_numpy(self._root)[0])
+        sign = sign * part * _permutation_sign(self._tree, self._col_tree)
+        return (self.dtype.type(np.sign(sign)) if real else sign / abs(sign)), float(logarithm + size)
+
+
+def _times(a: Array, x: Array) -> Array:
+    """A x in the dtype of x, which is that of a or a wider one."""
+    return namespace(x).matmul(as_dtype_of(a, x), x)
+
+
+def _wider(x: Array, y: Array) -> Any:
+    xp = namespace(x)
+    return xp.result_type(x.dtype, y.dtype)
+
+
+def _full_qr(a: Array) -> tuple[Array, Array]:
+    """Batched QR with a square unitary factor; of no columns, with the identity."""
+    xp = namespace(a)
+    if a.shape[2]:
+        q, r = xp.linalg.qr(a, mode="complete")
+        return q, r
+    eye = like(np.broadcast_to(np.eye(a.shape[1], dtype=numpy_dtype(a)), (a.shape[0], a.shape[1], a.shape[1])), a)
+    return eye, a
+
+
+def _relative_pivots(rows: Array, triangle: Array) -> Any:
+    """|diagonal| of triangular factors over the norms of the rows that they come from, (nb, e)."""
+    xp = namespace(rows)
+    sizes = to_numpy(xp.sqrt(xp.sum(xp.abs(rows) ** 2, axis=2)))
+    pivots = np.abs(np.diagonal(to_numpy(triangle), axis1=1, axis2=2))
+    return pivots / np.maximum(sizes, np.finfo(sizes.dtype).tiny)
+
+
+def _require_pivots(relative: Any, number: int) -> None:
+    if not relative.size or relative.min() > np.finfo(relative.dtype).eps:
+        return
+    node = int(relative.min(axis=1).argmin())
+    raise SingularBlockError(
+        f"the block of node {node} on level {number} is singular (smallest pivot {relative.min():.1e} relative to its "
+        "row); add_diagonal(shift) regularises, lstsq solves in the least-squares sense",
+        number, node,
+    )  # fmt: skip
+
+
+def _with_padded_diagonal(diagonal: Array, tree: ClusterTree) -> tuple[Array, float]:
+    """See `structmat.hss.ulv.with_padded_diagonal`."""
+    if not tree.is_padded:
+        return diagonal, 0.0
+    xp = namespace(diagonal)
+    short = tree.sizes(tree.depth) < tree.leaf_size
+    largest = to_numpy(xp.max(xp.abs(diagonal), axis=(1, 2))).astype(np.float64)
+    value = np.exp2(np.round(np.log2(np.where(largest > 0.0, largest, 1.0))))
+    last = np.zeros(diagonal.shape[1:])
+    last[-1, -1] = 1.0
+    added = (np.where(short, value, 0.0)[:, None, None] * last).astype(numpy_dtype(diagonal))
+    return diagonal + like(added, diagonal), float(np.log(value[short]).sum())
+
+
+def _merged(kept: Array, across: Array) -> Array:
+    """The parents' diagonal blocks: the children's on the diagonal, `across` (row child to sibling) off it."""
+    xp = namespace(kept)
+    upper = xp.concat([kept[::2, ...], across[::2, ...]], axis=2)
+    lower = xp.concat([across[1::2, ...], kept[1::2, ...]], axis=2)
+    return xp.concat([upper, lower], axis=1)
+
+
+def _determinants(a: Array) -> Any:
+    return to_numpy(namespace(a).linalg.det(a))
