@@ -7,9 +7,10 @@ import structmat as sm
 from structmat import _backend
 from structmat._backend import namespace
 from structmat.exceptions import DeviceError, NonFiniteError, SingularBlockError
-from structmat.hss.batched import BatchedFactorization
+from structmat.hodlr.batched import BatchedLU
+from structmat.hss.batched import BatchedULV
 from structmat.kernelfunctions import Matern
-from structmat.testing import random_hss
+from structmat.testing import random_flat, random_hss
 
 N = 700  # leaves of unequal sizes
 
@@ -87,30 +88,31 @@ def test_memory_of_two_libraries_on_one_device_is_shared():
     assert float(shared[1]) == 5.0
 
 
-# --------------------------------------------------------------------------------- factorisation of HSS
+# --------------------------------------------------------------------------------- factorisations
 
 
 DTYPES = [np.float32, np.float64, np.complex128]
 
 
-def random_matrix(n, depth, dtype=np.float64, *, symmetric=False, rank=3, shift=None):
-    """A random HSS matrix and its dense twin."""
+def random_matrix(n, depth, dtype=np.float64, *, symmetric=False, rank=3, shift=None, cls=sm.HSSMatrix):
+    """A random matrix and its dense twin."""
     shift = 4.0 * np.sqrt(n) if shift is None else shift
-    tree = sm.ClusterTree.balanced(n, depth=depth)
-    return random_hss(np.random.default_rng(5), tree, rank, dtype, symmetric, shift=shift)
+    tree, rng = sm.ClusterTree.balanced(n, depth=depth), np.random.default_rng(5)
+    if cls is sm.HSSMatrix:
+        return random_hss(rng, tree, rank, dtype, symmetric, shift=shift)
+    return random_flat(rng, cls, tree, rank, dtype, symmetric, shift=shift)
 
 
+@pytest.mark.parametrize("cls", [sm.HSSMatrix, sm.HODLRMatrix])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize(("n", "depth"), [(9, 0), (64, 1), (75, 3), (128, 4)])
-def test_the_factorisation_on_a_device_is_that_of_the_cpu(xp, dtype, symmetric, n, depth):
-    a, _dense = random_matrix(n, depth, dtype, symmetric=symmetric)
+def test_the_factorisation_on_a_device_is_that_of_the_cpu(xp, dtype, symmetric, n, depth, cls):
+    a, _dense = random_matrix(n, depth, dtype, symmetric=symmetric, cls=cls)
     there = a._with_arrays(xp.asarray)
-    if xp.namespace is np:
-        there = BatchedFactorization(there)  # the twin of the compiled one
-    else:
-        there = there.factorize()
-        assert isinstance(there, BatchedFactorization)
+    batched = BatchedULV if cls is sm.HSSMatrix else BatchedLU
+    there = batched(there) if xp.namespace is np else there.factorize()  # of NumPy arrays: the compiled one's twin
+    assert isinstance(there, batched)
     here, eps = a.factorize(), float(np.finfo(dtype).eps)
     rng = np.random.default_rng(3)
     for shape in ((n,), (n, 3)):
@@ -123,12 +125,13 @@ def test_the_factorisation_on_a_device_is_that_of_the_cpu(xp, dtype, symmetric, 
     assert logarithm == pytest.approx(here.slogdet()[1], rel=1e3 * eps)
     assert abs(sign - here.slogdet()[0]) < 1e4 * eps
     assert there.nbytes > 0
-    assert "BatchedFactorization" in repr(there)
+    assert type(there).__name__ in repr(there)
 
 
-def test_a_general_matrix_of_both_signs_and_its_adjoint():
+@pytest.mark.parametrize("cls", [sm.HSSMatrix, sm.HODLRMatrix])
+def test_a_general_matrix_of_both_signs_and_its_adjoint(cls):
     torch = pytest.importorskip("torch")
-    a, dense = random_matrix(200, 3, rank=4, shift=0.0)
+    a, dense = random_matrix(200, 3, rank=4, shift=0.0, cls=cls)
     f = a._with_arrays(torch.asarray).factorize()
     b = np.random.default_rng(4).standard_normal((200, 2))
     np.testing.assert_allclose(dense @ f.solve(b), b, atol=1e-8)
@@ -140,14 +143,33 @@ def test_a_general_matrix_of_both_signs_and_its_adjoint():
     np.testing.assert_allclose(dense.T @ adjoint.solve(b), b, atol=1e-8)
 
 
-def test_what_cannot_be_factored_on_a_device_says_so():
+@pytest.mark.parametrize("cls", [sm.HSSMatrix, sm.HODLRMatrix])
+def test_one_call_solves_on_a_device(cls):
     torch = pytest.importorskip("torch")
-    a, _dense = random_matrix(64, 2)
+    a, dense = random_matrix(200, 3, cls=cls)
+    b = torch.from_numpy(np.random.default_rng(4).standard_normal(200))
+    x = a._with_arrays(torch.asarray).solve(b)
+    assert isinstance(x, torch.Tensor)
+    assert a._with_arrays(torch.asarray).norm("fro") == pytest.approx(np.linalg.norm(dense))
+    np.testing.assert_allclose(dense @ x.numpy(), b.numpy(), atol=1e-10)
+
+
+@pytest.mark.parametrize(("cls", "level"), [(sm.HSSMatrix, 2), (sm.HODLRMatrix, 2)])
+def test_what_cannot_be_factored_on_a_device_says_so(cls, level):
+    torch = pytest.importorskip("torch")
+    a, _dense = random_matrix(64, 2, cls=cls)
     there = a._with_arrays(torch.asarray)
     with pytest.raises(DeviceError, match="Cholesky runs on the CPU"):
         there.factorize(positive_definite=True)
-    with pytest.raises(SingularBlockError, match="level 2 is singular"):
+    with pytest.raises(SingularBlockError, match=f"level {level} is singular"):
         (0.0 * a)._with_arrays(torch.asarray).factorize()
     with pytest.raises(NonFiniteError, match="b holds NaN or Inf"):
         there.factorize().solve(torch.full((64,), float("nan"), dtype=torch.float64))
     assert there.factorize().solve(torch.ones(64, 0, dtype=torch.float64)).shape == (64, 0)
+
+
+def test_blocks_that_are_all_zero():
+    torch = pytest.importorskip("torch")
+    a = sm.HODLRMatrix.from_diagonal(np.arange(1.0, 65.0), sm.ClusterTree.balanced(64, 16))
+    f = a._with_arrays(torch.asarray).factorize()
+    np.testing.assert_allclose(f.solve(np.ones(64)), 1.0 / np.arange(1.0, 65.0))

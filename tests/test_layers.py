@@ -10,7 +10,7 @@ LAYERS = """
 _typing _backend _check _linear_operator exceptions krylov
 tree partition sources lowrank engine precision
 blocks algebra base certificate certify _inputs
-storage norms flat nested
+storage norms batched flat nested
 hodlr hss hmatrix h2
 convert linalg solvers functions
 kernelfunctions gallery gp bem io plot advice_costs advice _console testing cli distributed demo _version __init__

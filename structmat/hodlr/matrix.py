@@ -48,7 +48,7 @@ class HODLRMatrix(FlatMatrix):
         -----
         Cost O(n k^2 log^2 n). The result is reusable and solves with the adjoint too. The symmetric factorisation is
         backward stable. The other one is where no diagonal block is much worse conditioned than the matrix; else
-        `solve(b, refine=True)`, or a shift.
+        `solve(b, refine=True)`, or a shift. On a device: batched, in the general form only.
 
         Examples
         --------
@@ -62,7 +62,11 @@ class HODLRMatrix(FlatMatrix):
         True
         """
         if not is_numpy(self._storage._example):
-            raise DeviceError('factorisations run on the CPU: call A.to_device("cpu") first')
+            from .batched import BatchedLU
+
+            if positive_definite:
+                raise DeviceError('Cholesky runs on the CPU: leave positive_definite out, or call A.to_device("cpu")')
+            return BatchedLU(self)
         if positive_definite:
             from .cholesky import HODLRCholesky
 

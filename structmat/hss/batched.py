@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import _check
-from .._backend import adjoint, as_dtype_of, beside, like, namespace, numpy_dtype, to_numpy
+from .._backend import adjoint, as_dtype_of, conj, like, namespace, numpy_dtype, to_numpy
 from .._typing import Array
-from ..base import Factorization
+from ..batched import BatchedFactorization, times, with_padded_diagonal
 from ..blocks import array_bytes
-from ..exceptions import DeviceError, NonFiniteError, SingularBlockError
+from ..exceptions import DeviceError, SingularBlockError
 from .generators import Generators, halves, pairs, swap_siblings
 from .ulv import _permutation_sign, _signs
 
 if TYPE_CHECKING:
-    from ..tree import ClusterTree
     from .matrix import HSSMatrix
 
 
@@ -44,10 +42,10 @@ class BatchedLevel:
         return sum(array_bytes(a) for a in vars(self).values() if a is not None)
 
 
-class BatchedFactorization(Factorization):
+class BatchedULV(BatchedFactorization):
     """The ULV factorisation of an HSS matrix on a device: `solve`, `solve_adjoint`, `slogdet`.
 
-    Obtained from `HSSMatrix.factorize` where the matrix is on a device. Solutions are where the right-hand sides were.
+    Obtained from `HSSMatrix.factorize` where the matrix is on a device.
     """
 
     def __init__(self, matrix: HSSMatrix) -> None:
@@ -60,7 +58,7 @@ class BatchedFactorization(Factorization):
                 raise DeviceError(
                     "a basis has more columns than rows, as sums leave it: truncate the matrix on the CPU"
                 )
-        diagonal, self._padding = _with_padded_diagonal(g.diagonal, matrix.row_tree)
+        diagonal, self._padding = with_padded_diagonal(g.diagonal, matrix.row_tree)
         self._levels: list[BatchedLevel] = []
         d = diagonal
         u, v = (g.row_basis[g.depth], g.col_basis[g.depth]) if g.depth else (d, d)
@@ -74,8 +72,9 @@ class BatchedFactorization(Factorization):
         """Bytes of the factors."""
         return sum(level.nbytes for level in self._levels) + array_bytes(self._root)
 
-    def __repr__(self) -> str:
-        return f"BatchedFactorization(shape={self.shape}, dtype={self.dtype}, {self.nbytes / 1e6:.3g} MB)"
+    @property
+    def _example(self) -> Any:
+        return self._root
 
     # ------------------------------------------------------------------------------ elimination
 
@@ -106,40 +105,24 @@ class BatchedFactorization(Factorization):
 
     # ------------------------------------------------------------------------------------ solving
 
-    def _solve(self, b: Any, *, adjointly: bool) -> Any:
-        array = _check.operand(b, self.shape[0], self.shape, side="rows", name="b")
-        x = beside(array, self._root)
-        xp = namespace(x)
-        if not bool(xp.all(xp.isfinite(x))):
-            raise NonFiniteError("b holds NaN or Inf; a solution needs finite right-hand sides")
-        columns = xp.astype(xp.reshape(x, (x.shape[0], -1)) if x.ndim > 1 else x[:, None], _wider(x, self._root))
-        if 0 in columns.shape:
-            return beside(xp.reshape(columns, x.shape), array)
-        return beside(xp.reshape(self._solve_block(columns, adjointly=adjointly), x.shape), array)
-
-    def _solve_block(self, b: Any, *, adjointly: bool) -> Any:
-        source, target = (self._col_tree, self._tree) if adjointly else (self._tree, self._col_tree)
-        blocks = source.to_leaves(b)
-        return target.from_leaves(self._adjoint_substitution(blocks) if adjointly else self._substitution(blocks))
-
     def _substitution(self, x: Array) -> Array:
         """A x = b on leaf blocks: up the tree, the root, down the tree."""
         eliminated, outside = [], None  # outside: V^H z of what the nodes below have eliminated
         for level in self._levels:
             k = level.front.shape[1]
-            turned = _times(adjoint(level.rotation), x)
-            gone = _times(level.inverse, turned[:, k:, :])
-            kept = turned[:, :k, :] - _times(level.front, gone)
-            outgoing = _times(adjoint(level.gone_basis), gone)
+            turned = times(adjoint(level.rotation), x)
+            gone = times(level.inverse, turned[:, k:, :])
+            kept = turned[:, :k, :] - times(level.front, gone)
+            outgoing = times(adjoint(level.gone_basis), gone)
             outgoing = outgoing if outside is None else outgoing + outside
-            kept = kept - _times(level.coupling, swap_siblings(outgoing))
-            outside = None if level.transfer is None else _times(adjoint(level.transfer), pairs(outgoing))
+            kept = kept - times(level.coupling, swap_siblings(outgoing))
+            outside = None if level.transfer is None else times(adjoint(level.transfer), pairs(outgoing))
             eliminated.append(gone)
             x = pairs(kept)
         xp = namespace(x)
         x = xp.linalg.solve(as_dtype_of(self._root, x), x)
         for level, gone in zip(self._levels[::-1], eliminated[::-1], strict=True):
-            x = _times(level.mixing, xp.concat([gone, halves(x)], axis=1))
+            x = times(level.mixing, xp.concat([gone, halves(x)], axis=1))
         return x
 
     def _adjoint_substitution(self, x: Array) -> Array:
@@ -148,19 +131,19 @@ class BatchedFactorization(Factorization):
         waiting = []
         for level in self._levels:
             e = level.lower.shape[1]
-            turned = _times(adjoint(level.mixing), x)
+            turned = times(adjoint(level.mixing), x)
             waiting.append(turned[:, :e, :])
             x = pairs(turned[:, e:, :])
         x = xp.linalg.solve(as_dtype_of(adjoint(self._root), x), x)
         inherited = None  # what the eliminated unknowns see of the world outside their parent
         for level, gone in zip(self._levels[::-1], waiting[::-1], strict=True):
             kept = halves(x)
-            seen = -swap_siblings(_times(adjoint(level.coupling), kept))
+            seen = -swap_siblings(times(adjoint(level.coupling), kept))
             if level.transfer is not None and inherited is not None:
-                seen = seen + halves(_times(level.transfer, inherited))
-            gone = gone - _times(adjoint(level.front), kept) + _times(level.gone_basis, seen)
-            solved = _times(adjoint(level.inverse), gone)
-            x, inherited = _times(level.rotation, xp.concat([kept, solved], axis=1)), seen
+                seen = seen + halves(times(level.transfer, inherited))
+            gone = gone - times(adjoint(level.front), kept) + times(level.gone_basis, seen)
+            solved = times(adjoint(level.inverse), gone)
+            x, inherited = times(level.rotation, xp.concat([kept, solved], axis=1)), seen
         return x
 
     # -------------------------------------------------------------------------------- determinant
@@ -181,16 +164,6 @@ class BatchedFactorization(Factorization):
         part, size = np.linalg.slogdet(to_numpy(self._root)[0])
         sign = sign * part * _permutation_sign(self._tree, self._col_tree)
         return (self.dtype.type(np.sign(sign)) if real else sign / abs(sign)), float(logarithm + size)
-
-
-def _times(a: Array, x: Array) -> Array:
-    """A x in the dtype of x, which is that of a or a wider one."""
-    return namespace(x).matmul(as_dtype_of(a, x), x)
-
-
-def _wider(x: Array, y: Array) -> Any:
-    xp = namespace(x)
-    return xp.result_type(x.dtype, y.dtype)
 
 
 def _full_qr(a: Array) -> tuple[Array, Array]:
@@ -222,20 +195,6 @@ def _require_pivots(relative: Any, number: int) -> None:
     )  # fmt: skip
 
 
-def _with_padded_diagonal(diagonal: Array, tree: ClusterTree) -> tuple[Array, float]:
-    """See `structmat.hss.ulv.with_padded_diagonal`."""
-    if not tree.is_padded:
-        return diagonal, 0.0
-    xp = namespace(diagonal)
-    short = tree.sizes(tree.depth) < tree.leaf_size
-    largest = to_numpy(xp.max(xp.abs(diagonal), axis=(1, 2))).astype(np.float64)
-    value = np.exp2(np.round(np.log2(np.where(largest > 0.0, largest, 1.0))))
-    last = np.zeros(diagonal.shape[1:])
-    last[-1, -1] = 1.0
-    added = (np.where(short, value, 0.0)[:, None, None] * last).astype(numpy_dtype(diagonal))
-    return diagonal + like(added, diagonal), float(np.log(value[short]).sum())
-
-
 def _merged(kept: Array, across: Array) -> Array:
     """The parents' diagonal blocks: the children's on the diagonal, `across` (row child to sibling) off it."""
     xp = namespace(kept)
@@ -246,3 +205,19 @@ def _merged(kept: Array, across: Array) -> Array:
 
 def _determinants(a: Array) -> Any:
     return to_numpy(namespace(a).linalg.det(a))
+
+
+def frobenius(g: Generators) -> float:
+    """||A||_F by the Gram matrices of the bases, from the leaves up."""
+    g = g.expanded()
+    xp = namespace(g.diagonal)
+    square = float(xp.sum(xp.abs(g.diagonal) ** 2))
+    grams: list[Array] = []
+    for number in range(g.depth, 0, -1):
+        bases = g.row_basis[number], g.col_basis[number]
+        lifted = bases if not grams else [pairs(xp.matmul(a, halves(b))) for a, b in zip(grams, bases, strict=True)]
+        grams = [xp.matmul(adjoint(b), a) for a, b in zip(lifted, bases, strict=True)]
+        b = g.couplings[number - 1]
+        products = conj(b) * xp.matmul(xp.matmul(grams[0], b), swap_siblings(grams[1]))
+        square += float(to_numpy(xp.sum(products)).real)
+    return float(np.sqrt(max(square, 0.0)))

@@ -219,6 +219,10 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
         return entry_values(self, np.arange(count), np.arange(count))
 
     def _frobenius(self) -> float:
+        if not is_numpy(self._storage.near.data):
+            from .batched import frobenius
+
+            return frobenius(self.generators)
         return truncate.norm(self.generators)
 
     def _inner(self, other: HSSMatrix) -> Any:
@@ -257,11 +261,11 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
         the general form only.
         """
         if not is_numpy(self._storage.near.data):
-            from .batched import BatchedFactorization
+            from .batched import BatchedULV
 
             if positive_definite:
                 raise DeviceError('Cholesky runs on the CPU: leave positive_definite out, or call A.to_device("cpu")')
-            return BatchedFactorization(self)
+            return BatchedULV(self)
         if positive_definite:
             from .cholesky import HSSCholesky
 

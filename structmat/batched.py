@@ -1,0 +1,78 @@
+"""Factorisations in batched array operations, for matrices whose data are on a device: what the formats share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import _check
+from ._backend import as_dtype_of, beside, like, namespace, numpy_dtype, to_numpy
+from ._typing import Array
+from .base import Factorization
+from .exceptions import NonFiniteError
+from .tree import ClusterTree
+
+
+class BatchedFactorization(Factorization):
+    """A factorisation whose factors are on a device. Solutions are where the right-hand sides were."""
+
+    _tree: ClusterTree
+    _col_tree: ClusterTree
+
+    @property
+    def _example(self) -> Any:
+        """One of the factors."""
+        raise NotImplementedError
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the factors."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype}, {self.nbytes / 1e6:.3g} MB)"
+
+    def _solve(self, b: Any, *, adjointly: bool) -> Any:
+        array = _check.operand(b, self.shape[0], self.shape, side="rows", name="b")
+        x = beside(array, self._example)
+        xp = namespace(x)
+        if not bool(xp.all(xp.isfinite(x))):
+            raise NonFiniteError("b holds NaN or Inf; a solution needs finite right-hand sides")
+        columns = x if x.ndim > 1 else xp.reshape(x, (-1, 1))
+        columns = xp.astype(columns, xp.result_type(columns.dtype, self._example.dtype))
+        if 0 not in columns.shape:
+            columns = self._solve_block(columns, adjointly=adjointly)
+        return beside(xp.reshape(columns, x.shape), array)
+
+    def _solve_block(self, b: Any, *, adjointly: bool) -> Any:
+        source, target = (self._col_tree, self._tree) if adjointly else (self._tree, self._col_tree)
+        blocks = source.to_leaves(b)
+        return target.from_leaves(self._adjoint_substitution(blocks) if adjointly else self._substitution(blocks))
+
+    def _substitution(self, x: Array) -> Array:
+        """A x = b on leaf blocks."""
+        raise NotImplementedError
+
+    def _adjoint_substitution(self, x: Array) -> Array:
+        """A^H x = b on leaf blocks."""
+        raise NotImplementedError
+
+
+def times(a: Array, x: Array) -> Array:
+    """A x in the dtype of x, which is that of a or a wider one."""
+    return namespace(x).matmul(as_dtype_of(a, x), x)
+
+
+def with_padded_diagonal(diagonal: Array, tree: ClusterTree) -> tuple[Array, float]:
+    """As `structmat.hss.ulv.with_padded_diagonal`, in any array library."""
+    if not tree.is_padded:
+        return diagonal, 0.0
+    xp = namespace(diagonal)
+    short = tree.sizes(tree.depth) < tree.leaf_size
+    largest = to_numpy(xp.max(xp.abs(diagonal), axis=(1, 2))).astype(np.float64)
+    value = np.exp2(np.round(np.log2(np.where(largest > 0.0, largest, 1.0))))
+    last = np.zeros(diagonal.shape[1:])
+    last[-1, -1] = 1.0
+    added = (np.where(short, value, 0.0)[:, None, None] * last).astype(numpy_dtype(diagonal))
+    return diagonal + like(added, diagonal), float(np.log(value[short]).sum())
