@@ -55,6 +55,8 @@ class MatrixAlgebra:
 
     def _require_same_trees(self: Any, other: Any, what: str) -> None:
         self._require_same_format(other, what)
+        for operand in (self, other):
+            operand._require_on_host(f"{what} have to be")
         if self.shape != other.shape:
             raise ShapeError(f"{what} must have one shape, but these are {self.shape} and {other.shape}")
         require_equal_trees(self.row_tree, other.row_tree, what)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ._backend import conj, like, namespace, numpy_dtype
+from ._backend import conj, is_numpy, like, namespace, numpy_dtype
 from ._typing import Array, IntArray, NumpyArray
 from .exceptions import ShapeError
 
@@ -48,6 +48,22 @@ class BlockBatch(Placed):
 
     def __len__(self) -> int:
         return int(self.data.shape[0])
+
+    def plus_diagonal(self, values: NumpyArray) -> BlockBatch:
+        """The batch with diagonal matrices added to the blocks on the diagonal; values (nodes, p), of its dtype."""
+        here = np.flatnonzero(self.rows == self.cols)
+        if not len(here):
+            return self
+        slot = np.arange(self.data.shape[1])
+        if is_numpy(self.data):
+            data = np.array(self.data)
+            data[here[:, None], slot, slot] += values[self.rows[here]]
+        else:
+            added = np.zeros((len(self), len(slot)), dtype=values.dtype)
+            added[here] = values[self.rows[here]]
+            unit = like(np.eye(len(slot), dtype=values.dtype), self.data)
+            data = self.data + like(added, self.data)[:, :, None] * unit
+        return BlockBatch(data, self.rows, self.cols)
 
 
 @dataclass(frozen=True)

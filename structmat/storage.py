@@ -10,6 +10,7 @@ import numpy as np
 from ._backend import beside, conj, is_numpy, namespace, numpy_dtype, same_library
 from ._typing import Array, NumpyArray
 from .base import StructuredMatrix
+from .exceptions import DeviceError
 
 
 class Storage(ABC):
@@ -67,6 +68,11 @@ class StoredMatrix(StructuredMatrix):
     _storage: Any
     _adjointly: bool
     _conjugated: bool
+
+    def _require_on_host(self, what: str) -> None:
+        """Raise a `DeviceError` where the data are on a device; `what` runs (or has to be) on the CPU."""
+        if not is_numpy(self._storage._example):
+            raise DeviceError(f'{what} on the CPU: call A.to_device("cpu") first')
 
     def _oriented(self, *, adjointly: bool, conjugated: bool) -> Any:
         if self.symmetric and adjointly:  # A^H = A

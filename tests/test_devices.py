@@ -173,3 +173,19 @@ def test_blocks_that_are_all_zero():
     a = sm.HODLRMatrix.from_diagonal(np.arange(1.0, 65.0), sm.ClusterTree.balanced(64, 16))
     f = a._with_arrays(torch.asarray).factorize()
     np.testing.assert_allclose(f.solve(np.ones(64)), 1.0 / np.arange(1.0, 65.0))
+
+
+@pytest.mark.parametrize("name", ["HSS", "HODLR", "H", "H2"])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_what_needs_no_kernels_runs_and_the_rest_says_where(xp, name, symmetric):
+    a = matrices(symmetric)[name]
+    there = a._with_arrays(xp.asarray)
+    d, v = np.linspace(1.0, 2.0, N), np.random.default_rng(6).standard_normal(N)
+    found = there.add_diagonal(d) @ xp.asarray(v)
+    np.testing.assert_allclose(xp.to_numpy(found), a @ v + d * v, atol=1e-10)
+    np.testing.assert_allclose(there.to_dense(), a.to_dense(), atol=1e-12)
+    if xp.namespace is np:
+        return
+    for operation in (lambda: there + there, there.truncate, there.diagonal, lambda: there[:2, :3]):
+        with pytest.raises(DeviceError, match=r'call A.to_device\("cpu"\) first'):
+            operation()

@@ -38,15 +38,7 @@ def add_diagonal(blocks: FlatBlocks, tree: ClusterTree, values: NumpyArray) -> F
     """A + diag(values), values (n,) in the user's order; the blocks on the diagonal must be dense."""
     require_dense_diagonal(bool((b.rows == b.cols).any()) for level in blocks.far for b in level)
     leaves = tree.to_leaves(values[:, None])[:, :, 0]
-    near = []
-    for level, batch in enumerate(blocks.near):
-        here = np.flatnonzero(batch.rows == batch.cols)
-        data = batch.data
-        if len(here):
-            data = np.array(data)
-            slot = np.arange(data.shape[1])
-            data[here[:, None], slot, slot] += leaves.reshape(1 << level, -1)[batch.rows[here]]
-        near.append(BlockBatch(data, batch.rows, batch.cols))
+    near = [b.plus_diagonal(leaves.reshape(1 << level, -1)) for level, b in enumerate(blocks.near)]
     return FlatBlocks(tuple(near), blocks.far, blocks.half)
 
 

@@ -32,10 +32,7 @@ def scale(blocks: H2Blocks, factor: Any) -> H2Blocks:
 def add_diagonal(blocks: H2Blocks, tree: ClusterTree, values: NumpyArray) -> H2Blocks:
     """A + diag(values), values (n,) in the user's order; the blocks on the diagonal must be dense."""
     require_dense_diagonal(bool((b.rows == b.cols).any()) for b in blocks.couplings)
-    here = np.flatnonzero(blocks.near.rows == blocks.near.cols)
-    data, slot = np.array(blocks.near.data), np.arange(tree.leaf_size)
-    data[here[:, None], slot, slot] += tree.to_leaves(values[:, None])[blocks.near.rows[here], :, 0]
-    return replace(blocks, near=replace(blocks.near, data=data), buffer=None)
+    return replace(blocks, near=blocks.near.plus_diagonal(tree.to_leaves(values[:, None])[:, :, 0]), buffer=None)
 
 
 # -------------------------------------------------------------------------------------------- sums

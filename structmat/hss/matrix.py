@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _check
-from .._backend import is_numpy
+from .._backend import is_numpy, numpy_dtype
 from .._typing import NumpyArray
 from ..base import Factorization, StructuredMatrix
 from ..blocks import BlockBatch
@@ -130,6 +130,8 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
                 f"A has {self.shape[1]} columns, but B has {other.shape[0]} rows ({self.shape} @ {other.shape})"
             )
         require_equal_trees(self.col_tree, other.row_tree, "the columns of A and the rows of B")
+        for operand in (self, other):
+            operand._require_on_host("products of two matrices run")
         exact = arithmetic.multiply(self.generators, other.generators)
         return self._result(exact, self._tolerance(rtol, other), trees=(self.row_tree, other.col_tree))
 
@@ -174,20 +176,25 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
         -----
         The error bound in the certificate is guaranteed (relative to the matrix as stored). Cost O(n k^2).
         """
+        self._require_on_host("recompression runs")
         cap = None if max_rank is None else _check.positive_integer(max_rank, "max_rank", minimum=0)
         return self._result(self.generators, self._tolerance(rtol), atol=_check.tolerance(atol, "atol"), max_rank=cap)
 
     def add_diagonal(self, d: Any) -> HSSMatrix:
         """A + diag(d) for a scalar or a vector d (n,), exactly and without recompression: O(n)."""
         values = self._diagonal_values(d)
-        diagonal = np.array(self.generators.diagonal, dtype=self._dtype_with(d, values))
-        slot = np.arange(diagonal.shape[1])
-        diagonal[:, slot, slot] += self.row_tree.to_leaves(values[:, None])[:, :, 0].astype(diagonal.dtype)
-        return self._with_diagonal(diagonal)
+        dtype = self._dtype_with(d, values)
+        diagonal = self.generators.diagonal
+        if dtype != self.dtype:
+            self._require_on_host("changes of the type of numbers run")
+            diagonal = diagonal.astype(dtype)
+        added = self.row_tree.to_leaves(values[:, None])[:, :, 0].astype(dtype)
+        near = np.arange(self.row_tree.leaf_count)
+        return self._with_diagonal(BlockBatch(diagonal, near, near).plus_diagonal(added).data)
 
     def _with_diagonal(self, diagonal: NumpyArray) -> HSSMatrix:
         g = self.generators
-        if g.diagonal.dtype != diagonal.dtype:
+        if numpy_dtype(g.diagonal) != numpy_dtype(diagonal):
             g = g.map(lambda a: a.astype(diagonal.dtype))
         changed = Generators(diagonal, g.row_basis, g.col_basis, g.couplings, g.symmetric)
         return HSSMatrix(changed, self.row_tree, self.col_tree, self.certificate)
@@ -210,6 +217,7 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
 
     def diagonal(self) -> NumpyArray:
         """The main diagonal, (min(m, n),). Cost O(n)."""
+        self._require_on_host("reading of entries runs")
         count = min(self.shape)
         if self.shape[0] == self.shape[1] and self.row_tree == self.col_tree:
             d = np.diagonal(self.generators.diagonal, axis1=1, axis2=2)

@@ -17,6 +17,7 @@ SINGLY = 1 << 14
 
 def entry_values(a: Any, rows: IntArray, cols: IntArray) -> NumpyArray:
     """The entries A[rows[m], cols[m]]."""
+    a._require_on_host("reading of entries runs")
     if a._adjointly:
         values = entry_values(a.H, cols, rows)
         return values.conj() if values.dtype.kind == "c" else values
