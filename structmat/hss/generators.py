@@ -44,7 +44,7 @@ class Generators:
             return stored
         xp = namespace(stored)
         both = xp.stack([stored, adjoint(stored)], axis=1)
-        return xp.reshape(both, (-1, *stored.shape[1:]))
+        return xp.reshape(both, (2 * stored.shape[0], *stored.shape[1:]))
 
     def expanded(self) -> Generators:
         """The same matrix with all couplings stored."""
