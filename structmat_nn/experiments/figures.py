@@ -89,7 +89,8 @@ def _variants(axes: Any, found: list[Group]) -> None:
         statistics = [_statistics(group, group.stages()[0], _main_test(group)) for group in own]
         places = [variants.index(group.variant) for group in own]
         means = [mean for mean, _, _ in statistics]
-        bars = [[m - low for m, low, _ in statistics], [high - m for m, _, high in statistics]]
+        # a mean of equal numbers may differ from them by its rounding
+        bars = [[max(m - low, 0.0) for m, low, _ in statistics], [max(high - m, 0.0) for m, _, high in statistics]]
         axes.errorbar(places, means, yerr=bars, fmt="o", capsize=3, label=model, markersize=4)
     axes.set_yscale("log")
     axes.set_xticks(range(len(variants)), variants, rotation=45, ha="right", fontsize=8)
