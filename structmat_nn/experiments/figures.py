@@ -63,7 +63,8 @@ def _main_test(group: Group) -> str:
 def _statistics(group: Group, stage: str, test: str) -> tuple[float, float, float]:
     """Mean, smallest and largest relative error over the seeds."""
     values = group.values(stage, test, "relative_l2")
-    return sum(values) / len(values), min(values), max(values)
+    low, high = min(values), max(values)
+    return min(max(sum(values) / len(values), low), high), low, high  # the mean of equal numbers may be rounded away
 
 
 def _data_efficiency(axes: Any, found: list[Group]) -> None:
@@ -89,8 +90,7 @@ def _variants(axes: Any, found: list[Group]) -> None:
         statistics = [_statistics(group, group.stages()[0], _main_test(group)) for group in own]
         places = [variants.index(group.variant) for group in own]
         means = [mean for mean, _, _ in statistics]
-        # a mean of equal numbers may differ from them by its rounding
-        bars = [[max(m - low, 0.0) for m, low, _ in statistics], [max(high - m, 0.0) for m, _, high in statistics]]
+        bars = [[m - low for m, low, _ in statistics], [high - m for m, _, high in statistics]]
         axes.errorbar(places, means, yerr=bars, fmt="o", capsize=3, label=model, markersize=4)
     axes.set_yscale("log")
     axes.set_xticks(range(len(variants)), variants, rotation=45, ha="right", fontsize=8)

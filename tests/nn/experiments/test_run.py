@@ -165,6 +165,15 @@ def test_report_of_results(results, tmp_path, monkeypatch):
     assert report.as_markdown(table).count("\n|") == len(table.rows) + 2
 
 
+def test_seeds_that_agree_have_no_spread():
+    from structmat_nn.experiments import figures
+
+    same = {"metrics": {"fit": {"in span": {"relative_l2": 0.1}}}}
+    group = report.Group("least-squares", "full", False, [same] * 3)
+    assert sum([0.1] * 3) / 3 > 0.1
+    assert figures._statistics(group, "fit", "in span") == (0.1, 0.1, 0.1)
+
+
 # ---------------------------------------------------------------------------------- command line
 
 
