@@ -178,27 +178,36 @@ def expand(buffer, start, rank, length, coefficients, y, i, following, step):
 
 @jit
 def block_and_adjoint(buffer, start, rows, cols, x, i, y, j):
-    """y[i:] += M x[j:] and y[j:] += M^H x[i:] for a dense block M, which is read once; two rows at a time."""
+    """y[i:] += M x[j:] and y[j:] += M^H x[i:] for a dense block M, which is read once; four rows at a time."""
     zero = y.dtype.type(0)
-    for _ in range(rows // TWO):
-        a, b, u, v = zero, zero, x[i], x[i + ONE]
-        second = start + cols
+    for _ in range(rows // FOUR):
+        a, b, d, e = zero, zero, zero, zero
+        s, t, u, v = x[i], x[i + ONE], x[i + TWO], x[i + THREE]
+        s1 = start + cols
+        s2 = s1 + cols
+        s3 = s2 + cols
         for c in range(cols):
-            m, n, w = buffer[start + c], buffer[second + c], x[j + c]
-            a += m * w
-            b += n * w
-            y[j + c] += np.conj(m) * u + np.conj(n) * v
+            k, g, m, n, w = buffer[start + c], buffer[s1 + c], buffer[s2 + c], buffer[s3 + c], x[j + c]
+            a += k * w
+            b += g * w
+            d += m * w
+            e += n * w
+            y[j + c] += (np.conj(k) * s + np.conj(g) * t) + (np.conj(m) * u + np.conj(n) * v)
         y[i] += a
         y[i + ONE] += b
-        start = second + cols
-        i += TWO
-    if rows % TWO:
+        y[i + TWO] += d
+        y[i + THREE] += e
+        start = s3 + cols
+        i += FOUR
+    for _ in range(rows % FOUR):
         a, u = zero, x[i]
         for c in range(cols):
             m = buffer[start + c]
             a += m * x[j + c]
             y[j + c] += np.conj(m) * u
         y[i] += a
+        start += cols
+        i += ONE
 
 
 @jit
@@ -206,7 +215,26 @@ def stretch_both_ways(buffer, start, rank, length, count, known, x, i, y, wanted
     """`factor_both_ways` for the first `count` columns of rows of `length`, from `start` on."""
     zero = y.dtype.type(0)
     first = uint64(0)
-    for _ in range(rank // TWO):
+    for _ in range(rank // FOUR):
+        a, b, d, e = zero, zero, zero, zero
+        s, t, u, v = known[first], known[first + ONE], known[first + TWO], known[first + THREE]
+        s1 = start + length
+        s2 = s1 + length
+        s3 = s2 + length
+        for c in range(count):
+            k, g, m, n, w = buffer[start + c], buffer[s1 + c], buffer[s2 + c], buffer[s3 + c], x[i + c]
+            a += np.conj(k) * w
+            b += np.conj(g) * w
+            d += np.conj(m) * w
+            e += np.conj(n) * w
+            y[i + c] += (k * s + g * t) + (m * u + n * v)
+        wanted[first] = a
+        wanted[first + ONE] = b
+        wanted[first + TWO] = d
+        wanted[first + THREE] = e
+        start = s3 + length
+        first += FOUR
+    for _ in range(rank % FOUR // TWO):
         a, b, u, v = zero, zero, known[first], known[first + ONE]
         second = start + length
         for c in range(count):
