@@ -76,9 +76,13 @@ def beside(x: Array, example: Array) -> Array:
     """`x` in the library and on the device of `example`; two libraries on one device share the memory (DLPack)."""
     if is_numpy(example):
         return to_numpy(x)
-    if is_numpy(x):
-        return like(x, example)
+    if is_numpy(x) or not _on_one_device(x, example):
+        return like(to_numpy(x), example)
     return namespace(example).from_dlpack(x)
+
+
+def _on_one_device(x: Array, y: Array) -> bool:
+    return bool(x.__dlpack_device__() == y.__dlpack_device__())
 
 
 def zeros_beside(shape: tuple[int, ...], x: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,22 @@ class BatchedFactorization(Factorization):
     _col_tree: ClusterTree
 
     @property
+    @abstractmethod
     def _example(self) -> Any:
         """One of the factors."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def nbytes(self) -> int:
         """Bytes of the factors."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def _substitution(self, x: Array) -> Array:
+        """A x = b on leaf blocks."""
+
+    @abstractmethod
+    def _adjoint_substitution(self, x: Array) -> Array:
+        """A^H x = b on leaf blocks."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype}, {self.nbytes / 1e6:.3g} MB)"
@@ -49,14 +58,6 @@ class BatchedFactorization(Factorization):
         source, target = (self._col_tree, self._tree) if adjointly else (self._tree, self._col_tree)
         blocks = source.to_leaves(b)
         return target.from_leaves(self._adjoint_substitution(blocks) if adjointly else self._substitution(blocks))
-
-    def _substitution(self, x: Array) -> Array:
-        """A x = b on leaf blocks."""
-        raise NotImplementedError
-
-    def _adjoint_substitution(self, x: Array) -> Array:
-        """A^H x = b on leaf blocks."""
-        raise NotImplementedError
 
 
 def times(a: Array, x: Array) -> Array:

@@ -77,6 +77,16 @@ def test_vectors_of_another_library_come_back_as_such(name):
             np.testing.assert_allclose(np.asarray(there.T @ x), a.T @ v, atol=1e-11)
 
 
+def test_vectors_on_another_device_go_through_the_host(monkeypatch):
+    torch, strict = pytest.importorskip("torch"), pytest.importorskip("array_api_strict")
+    monkeypatch.setattr(_backend, "_on_one_device", lambda x, y: False)
+    tensor = torch.ones(3, dtype=torch.float64)
+    moved = _backend.beside(tensor, strict.asarray(0.0))
+    tensor[1] = 5.0
+    np.testing.assert_array_equal(np.asarray(moved), 1.0)
+    assert type(moved) is type(strict.asarray(0.0))
+
+
 def test_memory_of_two_libraries_on_one_device_is_shared():
     torch = pytest.importorskip("torch")
     x = np.arange(3.0)
@@ -189,3 +199,14 @@ def test_what_needs_no_kernels_runs_and_the_rest_says_where(xp, name, symmetric)
     for operation in (lambda: there + there, there.truncate, there.diagonal, lambda: there[:2, :3]):
         with pytest.raises(DeviceError, match=r'call A.to_device\("cpu"\) first'):
             operation()
+
+
+def test_rows_of_very_different_sizes_are_not_singular():
+    torch = pytest.importorskip("torch")
+    diagonal = np.logspace(-20, 20, 64)
+    a = sm.HSSMatrix.from_diagonal(diagonal, sm.ClusterTree.balanced(64, 16))
+    f = a._with_arrays(torch.asarray).factorize()
+    np.testing.assert_allclose(f.solve(np.ones(64)), 1.0 / diagonal)
+    diagonal[7] = 0.0
+    with pytest.raises(SingularBlockError):
+        sm.HSSMatrix.from_diagonal(diagonal, sm.ClusterTree.balanced(64, 16))._with_arrays(torch.asarray).factorize()

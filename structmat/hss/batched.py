@@ -29,8 +29,8 @@ class BatchedLevel:
 
     rotation: Array  # (nb, p, p), of the rows
     mixing: Array  # (nb, p, p), of the columns
-    lower: Array  # (nb, e, e)
-    inverse: Array  # of it
+    pivots: Array  # (nb, e), the diagonals of the triangular blocks
+    inverse: Array  # (nb, e, e), of these
     front: Array  # (nb, k, e)
     gone_basis: Array  # (nb, e, kv), the column basis in the eliminated unknowns
     coupling: Array  # (nb, k, kv)
@@ -64,7 +64,8 @@ class BatchedULV(BatchedFactorization):
         u, v = (g.row_basis[g.depth], g.col_basis[g.depth]) if g.depth else (d, d)
         for number in range(g.depth, 0, -1):
             d, u, v = self._eliminate(g, number, d, u, v)
-        _require_pivots(_relative_pivots(d, namespace(d).linalg.qr(d)[1]), 0)
+        pivots = _diagonals(namespace(d).linalg.qr(adjoint(d))[1])
+        _require_pivots(pivots, d, 0)
         self._root = d
 
     @property
@@ -87,14 +88,15 @@ class BatchedULV(BatchedFactorization):
         top, low = turned[:, :k, :], turned[:, k:, :]
         mixing, triangle = _full_qr(adjoint(low))
         lower = adjoint(triangle[:, :e, :])
-        _require_pivots(_relative_pivots(low, lower), number)
+        pivots = _diagonals(lower)
+        _require_pivots(pivots, low, number)
         mixed, basis = xp.matmul(top, mixing), xp.matmul(adjoint(mixing), v)
         kept, kept_basis = mixed[:, :, e:], basis[:, e:, :]
         coupling = xp.matmul(rest, g.couplings[number - 1])
         transfer = g.col_basis[number - 1] if number > 1 else None
         inverse = xp.linalg.inv(lower) if e else lower
         self._levels.append(
-            BatchedLevel(rotation, mixing, lower, inverse, mixed[:, :, :e], basis[:, :e, :], coupling, transfer)
+            BatchedLevel(rotation, mixing, pivots, inverse, mixed[:, :, :e], basis[:, :e, :], coupling, transfer)
         )
         across = xp.matmul(coupling, adjoint(swap_siblings(kept_basis)))
         d = _merged(kept, across)
@@ -130,7 +132,7 @@ class BatchedULV(BatchedFactorization):
         xp = namespace(x)
         waiting = []
         for level in self._levels:
-            e = level.lower.shape[1]
+            e = level.front.shape[2]
             turned = times(adjoint(level.mixing), x)
             waiting.append(turned[:, :e, :])
             x = pairs(turned[:, e:, :])
@@ -159,7 +161,7 @@ class BatchedULV(BatchedFactorization):
         for level in self._levels:
             nb, k, e = level.front.shape
             unitary = [_signs(_determinants(a))[0] for a in (level.rotation, level.mixing)]
-            part, size = _signs(np.diagonal(to_numpy(level.lower), axis1=1, axis2=2).ravel())
+            part, size = _signs(to_numpy(level.pivots).ravel())
             sign, logarithm = sign * part * unitary[0] * np.conj(unitary[1]) * (-1.0) ** (nb * k * e), logarithm + size
         part, size = np.linalg.slogdet(to_numpy(self._root)[0])
         sign = sign * part * _permutation_sign(self._tree, self._col_tree)
@@ -176,16 +178,18 @@ def _full_qr(a: Array) -> tuple[Array, Array]:
     return eye, a
 
 
-def _relative_pivots(rows: Array, triangle: Array) -> Any:
-    """|diagonal| of triangular factors over the norms of the rows that they come from, (nb, e)."""
+def _diagonals(a: Array) -> Array:
+    return namespace(a).linalg.diagonal(a)
+
+
+def _require_pivots(pivots: Array, rows: Array, number: int) -> None:
+    """Refuse pivots (nb, e) of an LQ factorisation that are rounding, compared with the rows (nb, e, p) factored."""
+    if 0 in pivots.shape:
+        return
     xp = namespace(rows)
     sizes = to_numpy(xp.sqrt(xp.sum(xp.abs(rows) ** 2, axis=2)))
-    pivots = np.abs(np.diagonal(to_numpy(triangle), axis1=1, axis2=2))
-    return pivots / np.maximum(sizes, np.finfo(sizes.dtype).tiny)
-
-
-def _require_pivots(relative: Any, number: int) -> None:
-    if not relative.size or relative.min() > np.finfo(relative.dtype).eps:
+    relative = np.abs(to_numpy(pivots)) / np.maximum(sizes, np.finfo(sizes.dtype).tiny)
+    if relative.min() > np.finfo(relative.dtype).eps:
         return
     node = int(relative.min(axis=1).argmin())
     raise SingularBlockError(
