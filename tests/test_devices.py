@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 
 import structmat as sm
 from structmat import _backend
@@ -201,12 +202,21 @@ def test_what_needs_no_kernels_runs_and_the_rest_says_where(xp, name, symmetric)
             operation()
 
 
-def test_rows_of_very_different_sizes_are_not_singular():
+def test_blocks_that_are_singular_to_rounding_are_refused():
+    torch = pytest.importorskip("torch")
+    dense = np.vander(np.linspace(0.0, 1.0, 16), 16) @ np.vander(np.linspace(1.0, 2.0, 16), 16)
+    a = sm.HODLRMatrix.from_dense(scipy.linalg.block_diag(np.eye(16), dense), sm.ClusterTree.balanced(32, 16))
+    with pytest.raises(SingularBlockError, match="node 1 on level 1 is singular"):
+        a._with_arrays(torch.asarray).factorize()
+
+
+@pytest.mark.parametrize("cls", [sm.HSSMatrix, sm.HODLRMatrix])
+def test_rows_of_very_different_sizes_are_not_singular(cls):
     torch = pytest.importorskip("torch")
     diagonal = np.logspace(-20, 20, 64)
-    a = sm.HSSMatrix.from_diagonal(diagonal, sm.ClusterTree.balanced(64, 16))
+    a = cls.from_diagonal(diagonal, sm.ClusterTree.balanced(64, 16))
     f = a._with_arrays(torch.asarray).factorize()
     np.testing.assert_allclose(f.solve(np.ones(64)), 1.0 / diagonal)
     diagonal[7] = 0.0
     with pytest.raises(SingularBlockError):
-        sm.HSSMatrix.from_diagonal(diagonal, sm.ClusterTree.balanced(64, 16))._with_arrays(torch.asarray).factorize()
+        cls.from_diagonal(diagonal, sm.ClusterTree.balanced(64, 16))._with_arrays(torch.asarray).factorize()

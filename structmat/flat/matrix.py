@@ -150,7 +150,7 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StoredMatrix):
     def _mixed(self, rtol: float) -> tuple[Any, float]:
         if rtol == 0.0:
             return self, 0.0
-        _require_host(self._storage.parts[0])
+        self._require_on_host("precision is mixed")
         divided = divide(self.blocks, rtol)
         return (self._with_blocks(divided.parts) if len(divided.parts) > 1 else self), divided.error
 
@@ -161,7 +161,7 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StoredMatrix):
         asked: float | None = None,
     ) -> Any:  # fmt: skip
         """Truncate an exact result and certify the truncation; `spent` is the absolute error made before."""
-        _require_host(exact)
+        self._require_on_host("recompression runs")
         cut = truncate.truncate(exact, rtol=rtol, atol=atol, max_rank=max_rank)
         eps = float(np.finfo(self.dtype).eps)
         relative, absolute, noise = (
@@ -178,7 +178,6 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StoredMatrix):
         mine, its = alike(self.blocks, other.blocks)
         if same_places(mine, its):
             return its, 0.0
-        _require_host(its)
         moved, error = repartition(its, self.partition, rtol * other.norm())
         return (lower_half(moved) if its.half else moved), error
 
@@ -202,7 +201,6 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StoredMatrix):
         self._require_same_trees(other, "the operands of a Hadamard product")
         tolerance = self._tolerance(rtol, other)
         its, moved = self._on_my_partition(other, 0.1 * tolerance)
-        _require_host(its)
         factors = [truncate.truncate(b, rtol=0.0).blocks for b in (self.blocks, its)]
         product, error = arithmetic.hadamard(*factors, rtol=0.25 * tolerance)
         spent = error + (moved * float(np.abs(self._largest_entry())) if moved else 0.0)
@@ -351,11 +349,6 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StoredMatrix):
 
     def _stored_partition(self, symmetric: bool) -> BlockPartition:
         return self.partition.lower() if symmetric else self.partition
-
-
-def _require_host(blocks: FlatBlocks) -> None:
-    if not is_numpy(blocks.near[-1].data):
-        raise DeviceError('recompression runs on the CPU: call A.to_device("cpu") first')
 
 
 def _places(batches: Sequence[BlockBatch | LowRankBatch], level: int, half: bool) -> IntArray:

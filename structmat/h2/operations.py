@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
-from .._backend import is_numpy
 from ..certificate import Certificate
-from ..exceptions import DeviceError
 from ..flat.exact import checked_leaf_factors
 from ..flat.special import EXACT, checked_update
 from ..tree import ClusterTree
@@ -36,7 +34,7 @@ class H2Operations:
         asked: float | None = None, trees: tuple[ClusterTree, ClusterTree] | None = None,
     ) -> Any:  # fmt: skip
         """Truncate an exact result and certify the truncation; `spent` is the absolute error made before."""
-        _require_host(exact)
+        self._require_on_host("recompression runs")
         cut = truncate.truncate(exact, rtol=rtol, atol=atol, max_rank=max_rank)
         scale = 1.0 / cut.size if cut.size > 0 else 0.0
         rounding = max(cut.rounding * scale, float(np.finfo(exact.near.data.dtype).eps))
@@ -83,8 +81,8 @@ class H2Operations:
     def _together(self: Any, other: Any) -> tuple[H2Blocks, H2Blocks]:
         """The blocks of both over one partition: their own, or the common refinement of the two; exactly."""
         a, b = self.blocks, other.blocks
-        for blocks in (a, b):
-            _require_host(blocks)
+        for operand in (self, other):
+            operand._require_on_host("sums run")
         if not (a.half and b.half):
             a, b = a.expanded(), b.expanded()
         if arithmetic.same_places(a, b):
@@ -140,8 +138,8 @@ class H2Operations:
         factors = checked_leaf_factors(u, v, (self.row_tree, self.col_tree), symmetric)
         partition = self.partition
         update = arithmetic.low_rank(*factors, partition.lower() if symmetric else partition, half=symmetric)
+        self._require_on_host("sums run")
         blocks = self.blocks if symmetric else self.blocks.expanded()
-        _require_host(blocks)
         return self._result(arithmetic.add(blocks, update), self._tolerance(rtol))
 
     def _sparse_update(self: Any, s: Any, *, symmetric: bool) -> Any:
@@ -152,8 +150,8 @@ class H2Operations:
     # -------------------------------------------------------------------------------------- norms
 
     def _frobenius(self: Any) -> float:
+        self._require_on_host("norms of H2-matrices are computed")
         blocks = self.blocks
-        _require_host(blocks)
         return float(np.sqrt(truncate.squared_norm(truncate.orthogonalize(blocks).blocks)))
 
     def _inner(self: Any, other: Any) -> Any:
@@ -164,8 +162,3 @@ class H2Operations:
     def _trace_of_solve(self: Any, other: Any) -> Any:
         """Refused: H2-matrices have no factorisation."""
         return self.factorize()
-
-
-def _require_host(blocks: H2Blocks) -> None:
-    if not is_numpy(blocks.near.data):
-        raise DeviceError('sums, recompression and norms of H2-matrices run on the CPU: call A.to_device("cpu") first')

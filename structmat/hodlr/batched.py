@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .._backend import adjoint, like, namespace, numpy_dtype, to_numpy, zeros_beside
-from .._typing import Array, IntArray
+from .._typing import Array, IntArray, NumpyArray
 from ..batched import BatchedFactorization, times, with_padded_diagonal
 from ..blocks import array_bytes
 from ..engine.routing import ScatterSum
@@ -81,16 +81,15 @@ class BatchedLU(BatchedFactorization):
         xp = namespace(blocks)
         sign, logarithm = xp.linalg.slogdet(blocks)
         size = to_numpy(logarithm).astype(np.float64)
-        if not np.isfinite(size).all():
-            node = int(np.flatnonzero(~np.isfinite(size))[0])
-            raise SingularBlockError(
-                f"the diagonal block of node {node} on level {level} is singular, and HODLR factorisations have to "
-                "invert it; add_diagonal(shift) regularises",
-                level, node,
-            )  # fmt: skip
+        _require_regular(np.isfinite(size), level)
         self._logarithm += float(size.sum())
         self._sign *= _signs(to_numpy(sign))[0]
-        return xp.linalg.inv(blocks)
+        inverses = xp.linalg.inv(blocks)
+        # the condition number of Skeel, which does not see how rows are scaled
+        sums = xp.sum(xp.abs(blocks), axis=2, keepdims=True)
+        conditions = to_numpy(xp.max(xp.matmul(xp.abs(inverses), sums), axis=(1, 2)))
+        _require_regular(conditions < 1.0 / np.finfo(conditions.dtype).eps, level)
+        return inverses
 
     @property
     def _example(self) -> Any:
@@ -118,6 +117,17 @@ class BatchedLU(BatchedFactorization):
         if self.dtype.kind != "c":
             return self.dtype.type(np.sign(sign.real)), self._logarithm
         return sign / abs(sign), self._logarithm
+
+
+def _require_regular(regular: NumpyArray, level: int) -> None:
+    if regular.all():
+        return
+    node = int(regular.argmin())
+    raise SingularBlockError(
+        f"the diagonal block of node {node} on level {level} is singular, and HODLR factorisations have to invert it; "
+        "add_diagonal(shift) regularises",
+        level, node,
+    )  # fmt: skip
 
 
 def _cores(solved: Array, right: Array) -> Array:
