@@ -20,6 +20,10 @@ from .results import DEFAULT_DIRECTORY, circumstances, read_result, result_path,
 if TYPE_CHECKING:
     from ..data import DataSet
     from ..training import TrainingResult
+    from ..training.train import Stage
+
+SEEN_IN_SINGLE = 1e-3
+"""Stages with larger validation errors are measured in the precision they compute in, the others in float64."""
 
 
 @dataclass(frozen=True)
@@ -340,9 +344,20 @@ def _measured(trained: TrainingResult, dataset: DataSet) -> dict[str, Any]:
     return {
         "shortened": trained.shortened, "seconds": trained.seconds, "steps": trained.steps,
         "planned_steps": trained.planned_steps, "best_step": trained.best_step,
-        "metrics": {stage.name: evaluate(stage.operator, dataset) for stage in trained.stages},
+        "metrics": {
+            stage.name: evaluate(stage.operator, dataset, double=_in_double(stage)) for stage in trained.stages
+        },
         "validation": {stage.name: stage.validation_error for stage in trained.stages},
         "stage_seconds": {stage.name: stage.seconds for stage in trained.stages},
         "chosen_stage": chosen.name, "history": trained.history,
-        "evaluated_in": str(trained.operator.best_precision).removeprefix("torch."),
+        "evaluated_in": {stage.name: _precision(stage) for stage in trained.stages},
     }  # fmt: skip
+
+
+def _in_double(stage: Stage) -> bool:
+    return stage.validation_error < SEEN_IN_SINGLE
+
+
+def _precision(stage: Stage) -> str:
+    operator = stage.operator
+    return str(operator.best_precision if _in_double(stage) else operator.dtype).removeprefix("torch.")

@@ -148,7 +148,7 @@ def rollout_errors(prediction: Any, target: Any, mask: Any = None) -> dict[str, 
     }
 
 
-def evaluate(operator: LearnedOperator, dataset: DataSet) -> dict[str, dict[str, float]]:
+def evaluate(operator: LearnedOperator, dataset: DataSet, *, double: bool = True) -> dict[str, dict[str, float]]:
     """Both metrics of an operator on every test set of a data set, the operator applied in float64.
 
     Parameters
@@ -158,6 +158,9 @@ def evaluate(operator: LearnedOperator, dataset: DataSet) -> dict[str, dict[str,
         that compute in float32 only (`LearnedOperator.best_precision`) are applied as they are.
     dataset : DataSet
         Its test sets ("in span", "white noise", "out of span"), and its trajectories for a roll-out.
+    double : bool, default True
+        False applies the operator in its own precision: about three times faster for convolutions on a CPU, and right
+        to two digits where errors are above 1e-4.
 
     Returns
     -------
@@ -179,7 +182,7 @@ def evaluate(operator: LearnedOperator, dataset: DataSet) -> dict[str, dict[str,
     >>> sorted(scores)
     ['in span', 'out of span', 'white noise']
     """
-    exact = operator.in_double_precision() if operator.best_precision == torch.float64 else operator
+    exact = operator.in_double_precision() if double and operator.best_precision == torch.float64 else operator
     scores = {}
     for name, pairs in dataset.tests.items():
         prediction = exact.predict(pairs.inputs)

@@ -53,6 +53,8 @@ def test_every_run_leaves_a_result(results):
     assert result["steps"] == result["planned_steps"] == 6  # 12 samples in batches of 8, 3 epochs
     assert not result["shortened"]
     assert result["chosen_stage"] in result["metrics"]
+    assert result["validation"]["adamw"] > 1e-3
+    assert result["evaluated_in"] == {"adamw": "float32", "adamw+last layer": "float64"}
     assert {"machine", "versions", "date", "parameters", "history", "seconds"} <= set(result)
 
 

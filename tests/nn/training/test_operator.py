@@ -1,13 +1,16 @@
 """LearnedOperator and the metrics."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from structmat import FileFormatError, NonFiniteError, ShapeError
+from structmat_nn import data
 from structmat_nn.data import MaximumNormaliser, MeanStandardNormaliser
 from structmat_nn.models import create
-from structmat_nn.training import LearnedOperator, relative_l2, rollout_errors, trajectory_l2
+from structmat_nn.training import LearnedOperator, evaluate, relative_l2, rollout_errors, trajectory_l2
 
 
 def stored_operator(name="deeponet", size=(8,), **options):
@@ -112,6 +115,21 @@ def test_metrics_on_known_numbers():
 def test_metrics_are_computed_in_double_precision():
     target = np.ones((1, 10**4))
     assert relative_l2(target * (1 + 1e-12), target) == pytest.approx(1e-12, rel=1e-3)
+
+
+def test_operators_are_evaluated_in_double_precision_unless_asked():
+    dataset = data.load("poisson1d", samples=8, size=32)
+    points = np.linspace(0, 1, 32)
+    green = torch.as_tensor(np.minimum.outer(points, points), dtype=torch.float32)
+    layer = torch.nn.Linear(32, 32, bias=False)
+    layer.weight.data[:] = green
+    targets = {
+        name: dataclasses.replace(pairs, outputs=pairs.inputs @ green.double().numpy())
+        for name, pairs in dataset.tests.items()
+    }
+    dataset = dataclasses.replace(dataset, tests=targets)
+    double, single = (evaluate(LearnedOperator(layer), dataset, double=d)["in span"] for d in (True, False))
+    assert double["relative_l2"] < 1e-14 < 1e-9 < single["relative_l2"] < 1e-6
 
 
 def test_rollout_errors_by_step_and_whole():
