@@ -59,6 +59,14 @@ def as_dtype_of(a: Array, x: Array) -> Array:
     return a if a.dtype == x.dtype else namespace(a).astype(a, x.dtype)
 
 
+def cast(a: Array, dtype: np.dtype[Any]) -> Array:
+    """`a` with numbers of a NumPy dtype; itself where it has them already."""
+    if numpy_dtype(a) == dtype:
+        return a
+    xp = namespace(a)
+    return a.astype(dtype) if is_numpy(a) else xp.astype(a, getattr(xp, dtype.name))
+
+
 def like(values: NumpyArray, example: Array) -> Array:
     """`values` as an array of the namespace and on the device of `example`."""
     if is_numpy(example):
@@ -70,6 +78,11 @@ def like(values: NumpyArray, example: Array) -> Array:
 def same_library(x: Array, y: Array) -> bool:
     """Whether two arrays belong to one library."""
     return namespace(x) is namespace(y)
+
+
+def place_of(x: Array) -> str:
+    """The library of an array and the device it is on, for people."""
+    return "numpy" if is_numpy(x) else f"{namespace(x).__name__.split('.')[-1]} on {array_api_compat.device(x)}"
 
 
 def beside(x: Array, example: Array) -> Array:
@@ -138,6 +151,20 @@ def conj(x: Array) -> Array:
 def adjoint(x: Array) -> Array:
     """The conjugate transpose of the last two axes."""
     return conj(namespace(x).matrix_transpose(x) if not is_numpy(x) else x.swapaxes(-1, -2))
+
+
+def squared_norm(x: Array) -> float:
+    """The sum of the squared absolute values of all entries."""
+    if is_numpy(x):
+        return float(np.vdot(x, x).real)
+    xp = namespace(x)
+    squares = xp.real(x * xp.conj(x)) if numpy_dtype(x).kind == "c" else x * x
+    return float(xp.sum(squares, dtype=xp.float64))
+
+
+def inner_product(x: Array, y: Array) -> complex:
+    """The sum of conj(x) y over all entries."""
+    return complex(np.vdot(x, y)) if is_numpy(x) else complex(namespace(x, y).sum(conj(x) * y))
 
 
 def real_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ._backend import DTYPES, is_foreign_array, namespace, numpy_dtype
+from ._backend import DTYPES, is_foreign_array, is_numpy, namespace, numpy_dtype, to_numpy
 from ._typing import Array, NumpyArray, RandomLike
 from .exceptions import NonFiniteError, ShapeError
 
@@ -56,7 +56,12 @@ def supported_dtype(dtype: Any) -> np.dtype[Any]:
     )
 
 
-def finite(a: NumpyArray, name: str) -> None:
+def finite(a: Array, name: str) -> None:
+    if not is_numpy(a):
+        xp = namespace(a)
+        if bool(xp.all(xp.isfinite(a))):
+            return
+        a = to_numpy(a)
     if not np.isfinite(a).all():
         bad = np.argwhere(~np.isfinite(a))[0]
         where = ", ".join(str(int(k)) for k in bad)

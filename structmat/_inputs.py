@@ -8,7 +8,8 @@ import numpy as np
 import scipy.sparse as sparse
 
 from . import _check
-from ._typing import NumpyArray
+from ._backend import adjoint, namespace, squared_norm, to_numpy
+from ._typing import Array, NumpyArray
 from .exceptions import ShapeError, SymmetryError, TreeMismatchError
 from .sources import EntrySource
 from .tree import ClusterTree, as_tree_pair
@@ -57,11 +58,12 @@ def _require_hermitian_entries(source: EntrySource, rng: np.random.Generator) ->
         )
 
 
-def _require_hermitian_products(x: NumpyArray, y: NumpyArray) -> None:
+def _require_hermitian_products(x: Array, y: Array) -> None:
     """X^H A X must be Hermitian."""
-    form = x.conj().T @ y
+    form = to_numpy(namespace(x, y).matmul(adjoint(x), y))
     gap, size = float(np.linalg.norm(form - form.conj().T)), float(np.linalg.norm(form))
-    if gap > 1e-5 * size and gap > 1e4 * np.finfo(y.dtype).eps * float(np.linalg.norm(x) * np.linalg.norm(y)):
+    rounding = 1e4 * np.finfo(form.dtype).eps * np.sqrt(squared_norm(x) * squared_norm(y))
+    if gap > max(1e-5 * size, rounding):
         raise SymmetryError(
             f"symmetric=True, but the operator is not Hermitian: X^H A X differs from its adjoint by {gap / size:.1e} "
             "for random X; leave symmetric out (products with the adjoint are then needed)"

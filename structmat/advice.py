@@ -244,7 +244,7 @@ class _OperatorSampler:
         x = np.zeros((self.tree.n, probes), dtype=self.dtype)
         x[cols] = self.rng.standard_normal((len(cols), probes))
         sample = np.ascontiguousarray(self.op.matmat(x)[rows])
-        rank = int(truncated_range(sample[None], np.array([tail * np.sqrt(probes)]), samples=True)[1][0])
+        rank = int(truncated_range(sample[None], np.array([tail * np.sqrt(probes)]), samples=probes)[1][0])
         return float(rank) if rank < probes - 10 or rank >= len(rows) else np.nan
 
     def outside(self, level: int, node: int) -> tuple[IntArray, Any]:

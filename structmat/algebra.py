@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import _check
+from ._backend import cast
 from ._typing import NumpyArray, RandomLike
 from .exceptions import ShapeError, SymmetryError, TreeMismatchError
 from .precision import narrower
@@ -32,6 +33,9 @@ class MatrixAlgebra:
     A format gives `add`, `_scaled`, `_with_arrays`, `_sub_block`, `_frobenius` and `_sparse_update`; and, for mixed
     precision, `_mixed` and `nbytes_by_dtype`.
     """
+
+    # whether sums and what is made of them run wherever the matrix is
+    _algebra_on_device = False
 
     # ---------------------------------------------------------------------------- tolerances, operands
 
@@ -55,8 +59,10 @@ class MatrixAlgebra:
 
     def _require_same_trees(self: Any, other: Any, what: str) -> None:
         self._require_same_format(other, what)
-        for operand in (self, other):
-            operand._require_on_host(f"{what} have to be")
+        if not self._algebra_on_device:
+            for operand in (self, other):
+                operand._require_on_host(f"{what} have to be")
+        self._require_beside(other, what)
         if self.shape != other.shape:
             raise ShapeError(f"{what} must have one shape, but these are {self.shape} and {other.shape}")
         require_equal_trees(self.row_tree, other.row_tree, what)
@@ -143,7 +149,7 @@ class MatrixAlgebra:
             raise TypeError(
                 f"cannot turn a matrix of dtype {self.dtype} into {target} without losing its imaginary part"
             )
-        result = self._with_arrays(lambda a: a.astype(target))
+        result = self._with_arrays(lambda a: cast(a, target))
         result.certificate = self.certificate.with_rounding(float(np.finfo(target).eps))
         return result
 

@@ -13,7 +13,7 @@ from ._backend import is_numpy, like, namespace, to_numpy
 from ._typing import Array, NumpyArray
 from .algebra import MatrixAlgebra
 from .certificate import Certificate
-from .exceptions import DeviceError, IllConditionedWarning, ShapeError
+from .exceptions import DeviceError, IllConditionedWarning, ShapeError, SymmetryError
 from .tree import ClusterTree
 
 if TYPE_CHECKING:
@@ -188,6 +188,13 @@ class StructuredMatrix(MatrixAlgebra, ABC):
     def _require_square(self, what: str) -> None:
         if self.shape[0] != self.shape[1]:
             raise ShapeError(f"{what} needs a square matrix, but A.shape = {self.shape}; see lstsq for tall ones")
+
+    def _require_hermitian_storage(self) -> None:
+        self._require_square("a factorisation")
+        if not self.symmetric:
+            raise SymmetryError(
+                "positive_definite=True needs a matrix that is stored as Hermitian; build it with symmetric=True"
+            )
 
     def to_device(self, device: str) -> Any:
         """The same matrix with its data on `device`, "cpu" or "gpu"."""

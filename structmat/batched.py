@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from . import _check
 from ._backend import as_dtype_of, beside, like, namespace, numpy_dtype, to_numpy
 from ._typing import Array
 from .base import Factorization
-from .exceptions import NonFiniteError
+from .exceptions import NonFiniteError, NotPositiveDefiniteError
 from .tree import ClusterTree
 
 
@@ -43,21 +44,41 @@ class BatchedFactorization(Factorization):
         return f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype}, {self.nbytes / 1e6:.3g} MB)"
 
     def _solve(self, b: Any, *, adjointly: bool) -> Any:
-        array = _check.operand(b, self.shape[0], self.shape, side="rows", name="b")
+        return self._applied(b, "b", lambda x: self._solve_block(x, adjointly=adjointly))
+
+    def _applied(self, b: Any, name: str, function: Callable[[Array], Array]) -> Any:
+        """`function` (of columns) of b, which may be a vector, where the factors are; the result where b was."""
+        array = _check.operand(b, self.shape[0], self.shape, side="rows", name=name)
         x = beside(array, self._example)
         xp = namespace(x)
         if not bool(xp.all(xp.isfinite(x))):
-            raise NonFiniteError("b holds NaN or Inf; a solution needs finite right-hand sides")
+            raise NonFiniteError(f"{name} holds NaN or Inf; a solution needs finite right-hand sides")
         columns = x if x.ndim > 1 else xp.reshape(x, (-1, 1))
         columns = xp.astype(columns, xp.result_type(columns.dtype, self._example.dtype))
         if 0 not in columns.shape:
-            columns = self._solve_block(columns, adjointly=adjointly)
+            columns = function(columns)
         return beside(xp.reshape(columns, x.shape), array)
 
     def _solve_block(self, b: Any, *, adjointly: bool) -> Any:
         source, target = (self._col_tree, self._tree) if adjointly else (self._tree, self._col_tree)
         blocks = source.to_leaves(b)
         return target.from_leaves(self._adjoint_substitution(blocks) if adjointly else self._substitution(blocks))
+
+
+def cholesky(blocks: Array, level: int) -> Array:
+    """Lower Cholesky factors of the blocks of a level; where one is not positive definite, it is named."""
+    xp = namespace(blocks)
+    if 0 in blocks.shape:
+        return blocks
+    try:
+        factors = xp.linalg.cholesky(blocks)
+        failed = not bool(xp.all(xp.isfinite(factors)))  # which some libraries leave instead of an error
+    except (np.linalg.LinAlgError, RuntimeError):  # torch's error is a RuntimeError
+        failed = True
+    if failed:
+        node = int(np.linalg.eigvalsh(to_numpy(blocks))[:, 0].argmin())
+        raise NotPositiveDefiniteError.in_node(level, node)
+    return factors
 
 
 def times(a: Array, x: Array) -> Array:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import scipy.special
 
-from ._typing import NumpyArray
+from ._backend import squared_norm
+from ._typing import Array
 from .base import StructuredMatrix
 from .certificate import Certificate
 from .sources import EntrySource
@@ -29,13 +30,13 @@ def probe_factor(probes: int) -> float:
 
 
 def by_probes(
-    a: StructuredMatrix, x: NumpyArray, exact: NumpyArray, *, asked: float, norm: float | None, products: int,
+    a: StructuredMatrix, x: Array, exact: Array, *, asked: float, norm: float | None, products: int,
     **details: Any,
 ) -> Certificate:  # fmt: skip
     """From products `exact` = A x with fresh Gaussian vectors x (n, s)."""
     probes = x.shape[1]
-    error = float(np.linalg.norm(a @ x - exact)) / np.sqrt(probes)
-    size = float(np.linalg.norm(exact)) / np.sqrt(probes) if norm is None else norm
+    error = float(np.sqrt(squared_norm(a @ x - exact) / probes))
+    size = float(np.sqrt(squared_norm(exact) / probes)) if norm is None else norm
     eps = float(np.finfo(a.dtype).eps)
     estimate = max(error / size if size > 0 else error, eps)
     bound = max(estimate * probe_factor(probes), eps)

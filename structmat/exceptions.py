@@ -81,6 +81,16 @@ class SingularBlockError(_BlockError):
 class NotPositiveDefiniteError(_BlockError):
     """A Cholesky factorisation met a block that is not positive definite; `level` and `node` say which."""
 
+    @classmethod
+    def in_node(cls, level: int, node: int) -> NotPositiveDefiniteError:
+        """The error of an exact Cholesky step that failed."""
+        return cls(
+            f"the matrix is not positive definite: a Cholesky step failed in node {node} of level {level}; if the "
+            "exact matrix is, build with a smaller rtol, or add_diagonal(shift); else use factorize() without "
+            "positive_definite",
+            level, node,
+        )  # fmt: skip
+
 
 class AccuracyWarning(UserWarning):
     """A tolerance was asked for and is not met, or cannot be shown to be met."""

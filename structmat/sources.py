@@ -14,9 +14,18 @@ import scipy.sparse as sparse
 import scipy.sparse.linalg as spla
 
 from . import _check
-from ._backend import parallel_tasks, real_dtype
-from ._typing import Entries, IntArray, Kernel, NumpyArray
-from .exceptions import NonFiniteError, ShapeError
+from ._backend import (
+    is_foreign_array,
+    is_numpy,
+    like,
+    namespace,
+    numpy_dtype,
+    parallel_tasks,
+    place_of,
+    real_dtype,
+)
+from ._typing import Array, Entries, IntArray, Kernel, NumpyArray
+from .exceptions import DeviceError, NonFiniteError, ShapeError
 
 STREAMS = 32  # of random numbers: pieces for the threads to take
 
@@ -205,9 +214,12 @@ class OperatorSource:
         a structured matrix), or that `scipy.sparse.linalg.aslinearoperator` takes.
     symmetric : bool
         Only products with the matrix itself are used.
+    example : array, optional
+        Vectors go to the operator and come back as arrays of its library, on its device. Default: NumPy's.
     """
 
-    def __init__(self, op: Any, *, symmetric: bool = False) -> None:
+    def __init__(self, op: Any, *, symmetric: bool = False, example: Array | None = None) -> None:
+        self.example = None if example is None or is_numpy(example) else example
         explicit = isinstance(op, np.ndarray) or sparse.issparse(op)
         if explicit:
             op = spla.aslinearoperator(op)
@@ -226,7 +238,12 @@ class OperatorSource:
 
     def _find_dtype(self) -> Any:
         dtype = getattr(self.op, "dtype", None)
-        return np.asarray(self.forward(np.zeros((self.shape[1], 1)))).dtype if dtype is None else dtype
+        if dtype is None:
+            zeros = np.zeros((self.shape[1], 1))
+            product = self.forward(zeros if self.example is None else like(zeros, self.example))
+            return np.asarray(product).dtype if self.example is None else numpy_dtype(product)
+        # other libraries name their types as NumPy does, after their own name
+        return dtype if self.example is None else str(dtype).split(".")[-1]
 
     def _products(self, block: str, single: str, fallback: str | None) -> Callable[[NumpyArray], Any]:
         op = self.op
@@ -234,7 +251,9 @@ class OperatorSource:
         if many is not None:
             return many
         if one is not None:
-            return lambda x: np.stack([np.asarray(one(x[:, k])).reshape(-1) for k in range(x.shape[1])], axis=1)
+            if self.example is None:
+                return lambda x: np.stack([np.asarray(one(x[:, k])).reshape(-1) for k in range(x.shape[1])], axis=1)
+            return lambda x: namespace(x).stack([one(x[:, k]) for k in range(x.shape[1])], axis=1)
         if fallback is not None and hasattr(op, fallback):
             return lambda x: op @ x
         raise TypeError(
@@ -244,11 +263,11 @@ class OperatorSource:
             else f"op of type {type(op).__name__} has neither {block} nor {single}"
         )
 
-    def matmat(self, x: NumpyArray) -> NumpyArray:
+    def matmat(self, x: Array) -> Array:
         """A @ x for x (n, k)."""
         return self._checked(self.forward(x), self.shape[0], x, "A @ x")
 
-    def rmatmat(self, x: NumpyArray) -> NumpyArray:
+    def rmatmat(self, x: Array) -> Array:
         """A^H @ x for x (m, k)."""
         try:
             product = self.backward(x)
@@ -259,9 +278,17 @@ class OperatorSource:
             ) from error
         return self._checked(product, self.shape[1], x, "A^H @ x")
 
-    def _checked(self, y: Any, rows: int, x: NumpyArray, what: str) -> NumpyArray:
-        result = np.asarray(y)
-        if result.shape != (rows, x.shape[1]):
+    def _checked(self, y: Any, rows: int, x: Array, what: str) -> Array:
+        if self.example is None:
+            result = np.asarray(y)
+        elif not is_foreign_array(y) or place_of(y) != place_of(self.example):
+            raise DeviceError(
+                f"the operator's product {what} is a {type(y).__name__}, but vectors are arrays of "
+                f"{place_of(self.example)} here (like=): the operator has to return the same"
+            )
+        else:
+            result = y
+        if tuple(result.shape) != (rows, x.shape[1]):
             raise ShapeError(f"the operator's product {what} has shape {result.shape}, expected {(rows, x.shape[1])}")
         self.products += x.shape[1]
         _check.finite(result, f"the operator's product {what}")

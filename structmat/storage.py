@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._backend import beside, conj, is_numpy, namespace, numpy_dtype, same_library
+from ._backend import beside, conj, is_numpy, namespace, numpy_dtype, place_of, same_library
 from ._typing import Array, NumpyArray
 from .base import StructuredMatrix
 from .exceptions import DeviceError
@@ -73,6 +73,15 @@ class StoredMatrix(StructuredMatrix):
         """Raise a `DeviceError` where the data are on a device; `what` runs (or has to be) on the CPU."""
         if not is_numpy(self._storage._example):
             raise DeviceError(f'{what} on the CPU: call A.to_device("cpu") first')
+
+    def _require_beside(self, other: Any, what: str) -> None:
+        """Raise a `DeviceError` unless the data of both matrices are in one library and on one device."""
+        mine, its = (m._storage._example for m in (self, other))
+        if place_of(mine) != place_of(its):
+            raise DeviceError(
+                f"{what} must be in one place, but these are arrays of {place_of(mine)} and of {place_of(its)}: move "
+                'one of them with to_device("cpu") or to_device("gpu")'
+            )
 
     def _oriented(self, *, adjointly: bool, conjugated: bool) -> Any:
         if self.symmetric and adjointly:  # A^H = A

@@ -7,9 +7,18 @@ import scipy.linalg
 import structmat as sm
 from structmat import _backend
 from structmat._backend import namespace
-from structmat.exceptions import DeviceError, NonFiniteError, SingularBlockError
+from structmat.exceptions import (
+    DeviceError,
+    NonFiniteError,
+    NotPositiveDefiniteError,
+    SingularBlockError,
+    SymmetryError,
+)
 from structmat.hodlr.batched import BatchedLU
+from structmat.hodlr.batched_cholesky import BatchedHODLRCholesky
+from structmat.hss import arithmetic
 from structmat.hss.batched import BatchedULV
+from structmat.hss.batched_cholesky import BatchedHSSCholesky
 from structmat.kernelfunctions import Matern
 from structmat.testing import random_flat, random_hss
 
@@ -170,8 +179,6 @@ def test_what_cannot_be_factored_on_a_device_says_so(cls, level):
     torch = pytest.importorskip("torch")
     a, _dense = random_matrix(64, 2, cls=cls)
     there = a._with_arrays(torch.asarray)
-    with pytest.raises(DeviceError, match="Cholesky runs on the CPU"):
-        there.factorize(positive_definite=True)
     with pytest.raises(SingularBlockError, match=f"level {level} is singular"):
         (0.0 * a)._with_arrays(torch.asarray).factorize()
     with pytest.raises(NonFiniteError, match="b holds NaN or Inf"):
@@ -197,7 +204,8 @@ def test_what_needs_no_kernels_runs_and_the_rest_says_where(xp, name, symmetric)
     np.testing.assert_allclose(there.to_dense(), a.to_dense(), atol=1e-12)
     if xp.namespace is np:
         return
-    for operation in (lambda: there + there, there.truncate, there.diagonal, lambda: there[:2, :3]):
+    sums = [lambda: there + there, there.truncate, there.diagonal] if name != "HSS" else []
+    for operation in (*sums, lambda: there[:2, :3]):
         with pytest.raises(DeviceError, match=r'call A.to_device\("cpu"\) first'):
             operation()
 
@@ -220,3 +228,68 @@ def test_rows_of_very_different_sizes_are_not_singular(cls):
     diagonal[7] = 0.0
     with pytest.raises(SingularBlockError):
         cls.from_diagonal(diagonal, sm.ClusterTree.balanced(64, 16))._with_arrays(torch.asarray).factorize()
+
+
+# --------------------------------------------------------------------------------------- Cholesky
+
+
+@pytest.mark.parametrize("cls", [sm.HSSMatrix, sm.HODLRMatrix])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "depth"), [(9, 0), (64, 1), (75, 3), (128, 4)])
+def test_cholesky_on_a_device_is_that_of_the_cpu(xp, dtype, n, depth, cls):
+    a, _dense = random_matrix(n, depth, dtype, symmetric=True, cls=cls)
+    batched = BatchedHSSCholesky if cls is sm.HSSMatrix else BatchedHODLRCholesky
+    there = batched(a) if xp.namespace is np else a._with_arrays(xp.asarray).factorize(positive_definite=True)
+    assert isinstance(there, batched)
+    assert there.positive_definite
+    here, eps = a.factorize(positive_definite=True), float(np.finfo(dtype).eps)
+    rng = np.random.default_rng(3)
+    for shape in ((n,), (n, 3)):
+        b = rng.standard_normal(shape).astype(dtype)
+        for method in ("solve", "solve_adjoint"):
+            x = getattr(there, method)(xp.asarray(b))
+            assert type(x) is type(xp.asarray(b))
+            np.testing.assert_allclose(xp.to_numpy(x), getattr(here, method)(b), atol=200 * eps, rtol=1e3 * eps)
+    assert there.slogdet() == pytest.approx(here.slogdet(), rel=1e3 * eps)
+    assert there.nbytes > 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "depth"), [(9, 0), (75, 3)])
+def test_samples_of_a_covariance_on_a_device(xp, dtype, n, depth):
+    a, dense = random_matrix(n, depth, dtype, symmetric=True, cls=sm.HODLRMatrix)
+    f = BatchedHODLRCholesky(a._with_arrays(xp.asarray))
+    eye = xp.asarray(np.eye(n, dtype=dtype))
+    w = xp.to_numpy(f.apply_factor(eye))
+    eps = float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(w @ w.conj().T, dense, atol=200 * eps * np.linalg.norm(dense, 2))
+    np.testing.assert_allclose(xp.to_numpy(f.solve_factor(xp.asarray(w))), np.eye(n), atol=500 * eps)
+    vector = f.apply_factor(xp.asarray(np.ones(n, dtype=dtype)))
+    np.testing.assert_allclose(xp.to_numpy(vector), w.sum(axis=1), rtol=1e3 * eps, atol=1e3 * eps)
+
+
+@pytest.mark.parametrize("cls", [sm.HSSMatrix, sm.HODLRMatrix])
+def test_a_matrix_that_is_not_definite_is_named_with_its_node(xp, cls):
+    tree = sm.ClusterTree.balanced(64, 16)
+    diagonal = np.ones(64)
+    diagonal[40] = -1.0
+    a = cls.from_diagonal(diagonal, tree)._with_arrays(xp.asarray)
+    with pytest.raises(NotPositiveDefiniteError, match="failed in node 2 of level 2") as error:
+        a.factorize(positive_definite=True)
+    assert (error.value.level, error.value.node) == (2, 2)
+    ones = np.ones((64, 1))
+    indefinite = (cls.from_low_rank(ones, ones, tree, symmetric=True) * -0.5).add_diagonal(20.0)
+    with pytest.raises(NotPositiveDefiniteError, match=r"of level [01]"):
+        indefinite._with_arrays(xp.asarray).factorize(positive_definite=True)
+    general = random_matrix(64, 2, cls=cls)[0]._with_arrays(xp.asarray)
+    with pytest.raises(SymmetryError, match="stored as Hermitian"):
+        general.factorize(positive_definite=True)
+
+
+def test_sums_with_wide_bases_are_factored_on_a_device():
+    torch = pytest.importorskip("torch")
+    a, dense = random_matrix(32, 2, rank=6, symmetric=True)
+    wide = arithmetic.add(a.generators, a.generators)
+    matrix = sm.HSSMatrix(wide, a.row_tree, a.row_tree, a.certificate)._with_arrays(torch.asarray)
+    for f in (matrix.factorize(), matrix.factorize(positive_definite=True)):
+        np.testing.assert_allclose(2 * dense @ f.solve(np.ones(32)), 1.0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import is_numpy, namespace, one_blas_thread, parallel_ranges, parallel_tasks
+from .._backend import is_numpy, namespace, one_blas_thread, parallel_ranges, parallel_tasks, to_numpy, zeros_beside
 from .._typing import Array, NumpyArray
 
 # below this many bytes one thread is done before a second has been woken
@@ -52,21 +52,26 @@ def _by_ranges(function: Callable[[NumpyArray], Any], a: NumpyArray) -> list[Any
     return [results[start] for start in sorted(results)]
 
 
+def _zeros(shape: tuple[int, ...], a: Array) -> Array:
+    return np.zeros(shape, a.dtype) if is_numpy(a) else zeros_beside(shape, a)
+
+
 def qr(a: Array) -> tuple[Array, Array]:
     """Thin QR of a batch (nb, p, k): q (nb, p, min(p, k)), r (nb, min(p, k), k)."""
-    if not is_numpy(a):
-        return namespace(a).linalg.qr(a)
     if 0 in a.shape:
         small = min(a.shape[1:])
-        return np.zeros((*a.shape[:2], small), a.dtype), np.zeros((a.shape[0], small, a.shape[2]), a.dtype)
+        return _zeros((*a.shape[:2], small), a), _zeros((a.shape[0], small, a.shape[2]), a)
+    if not is_numpy(a):
+        q, r = namespace(a).linalg.qr(a)
+        return q, r
     parts = _by_ranges(np.linalg.qr, a)
     return np.concatenate([q for q, _ in parts]), np.concatenate([r for _, r in parts])
 
 
-def triangular_factor(a: NumpyArray) -> NumpyArray:
+def triangular_factor(a: Array) -> Array:
     """R of the thin QR of a batch (nb, p, k)."""
-    if 0 in a.shape:
-        return np.zeros((a.shape[0], min(a.shape[1:]), a.shape[2]), a.dtype)
+    if 0 in a.shape or not is_numpy(a):
+        return qr(a)[1]
     return np.concatenate(_by_ranges(lambda part: np.linalg.qr(part, mode="r"), a))
 
 
@@ -78,11 +83,16 @@ def complete_qr(a: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
     return np.concatenate([q for q, _ in parts]), np.concatenate([r for _, r in parts])
 
 
-def left_singular(a: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
-    """Left singular vectors (nb, p, min(p, k)) and singular values of a batch."""
+def left_singular(a: Array) -> tuple[Array, NumpyArray]:
+    """Left singular vectors (nb, p, min(p, k)) and, always NumPy's, singular values of a batch."""
     if 0 in a.shape:
         small = min(a.shape[1:])
-        return np.zeros((*a.shape[:2], small), a.dtype), np.zeros((a.shape[0], small))
+        return _zeros((*a.shape[:2], small), a), np.zeros((a.shape[0], small))
+    if not is_numpy(a):  # of the triangular factor: batched decompositions of small matrices are what devices have
+        xp = namespace(a)
+        q, r = xp.linalg.qr(a)
+        u, s, _ = xp.linalg.svd(r, full_matrices=False)
+        return xp.matmul(q, u), to_numpy(s)
     parts = _by_ranges(lambda part: np.linalg.svd(part, full_matrices=False)[:2], a)
     return np.concatenate([u for u, _ in parts]), np.concatenate([s for _, s in parts])
 

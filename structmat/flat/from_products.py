@@ -282,7 +282,7 @@ def _first_sketch(
     while True:
         have = x.shape[2]
         tail = np.full(len(places), peeling.basis_tail(level) * np.sqrt(have))
-        basis, ranks, _ = truncated_range(y[at].copy(), tail, max_rank=peeling.max_rank, samples=True)
+        basis, ranks, _ = truncated_range(y[at].copy(), tail, max_rank=peeling.max_rank, samples=y.shape[2])
         needed = _needed(int(ranks.max(initial=0)), plan.single)
         if needed > plan.width:
             return None

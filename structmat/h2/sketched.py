@@ -130,7 +130,7 @@ class Sketch:
         tails = self.tails[which][level] * np.sqrt(np.maximum(counts, 1) / side.tree.sizes(level))
         noise = NOISE_MARGIN * self.noise * np.sqrt(counts / max(1, int(counts.sum())))
         blocks = samples.outputs[which] * served[:, None, None]
-        lower, order, ranks, left = factor(blocks, np.maximum(tails, noise) * np.sqrt(s), self.max_rank, 1.0 / s)
+        lower, order, ranks, left = factor(blocks, np.maximum(tails, noise) * np.sqrt(s), self.max_rank, s)
         wanted = np.minimum(np.maximum(ranks + OVERSAMPLING, np.ceil(PER_RANK * ranks)), counts + OVERSAMPLING)
         if int((wanted * served).max()) > s:
             raise Starved(level, int(wanted.max()) if ranks.max() < s else 2 * s)

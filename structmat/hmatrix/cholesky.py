@@ -10,7 +10,7 @@ import numpy as np
 from .. import _check
 from .._backend import is_numpy, like, one_blas_thread, to_numpy
 from .._typing import NumpyArray
-from ..exceptions import NotPositiveDefiniteError, SymmetryError
+from ..exceptions import NotPositiveDefiniteError
 from .factorization import HFactorization
 from .triangular import Triangle
 
@@ -27,10 +27,7 @@ class HCholesky(HFactorization):
     positive_definite = True
 
     def __init__(self, matrix: HMatrix, rtol: float, block_size: int | None = None) -> None:
-        if not matrix.symmetric:
-            raise SymmetryError(
-                "positive_definite=True needs a matrix that is stored as Hermitian; build it with symmetric=True"
-            )
+        matrix._require_hermitian_storage()
         super().__init__(matrix, rtol, matrix.blocks, block_size)
 
     def _factor_diagonal(self, sides: tuple[Triangle, ...], level: int, node: int) -> None:

@@ -41,7 +41,7 @@ from .._typing import IntArray, NumpyArray
 from ..base import Factorization
 from ..engine import cpu_hodlr
 from ..engine.dense import SERIAL_BYTES, cholesky, matmul, qr, solve
-from ..exceptions import NotPositiveDefiniteError, SymmetryError
+from ..exceptions import NotPositiveDefiniteError
 from ..hss.ulv import with_padded_diagonal
 from .lu import panel_sums, panel_updates
 from .panels import (
@@ -86,11 +86,7 @@ class HODLRCholesky(Factorization):
     positive_definite = True
 
     def __init__(self, matrix: HODLRMatrix) -> None:
-        matrix._require_square("a factorisation")
-        if not matrix.symmetric:
-            raise SymmetryError(
-                "positive_definite=True needs a matrix that is stored as Hermitian; build it with symmetric=True"
-            )
+        matrix._require_hermitian_storage()
         blocks = matrix.blocks
         require_hodlr(blocks)
         self._matrix, self._tree = matrix, matrix.row_tree
@@ -344,12 +340,7 @@ def _cholesky(blocks: NumpyArray, level: int) -> NumpyArray:
         return cholesky(blocks)
     except np.linalg.LinAlgError:
         node = next(b for b, block in enumerate(blocks) if not _is_definite(block))
-        raise NotPositiveDefiniteError(
-            f"the matrix is not positive definite: a Cholesky step failed in node {node} of level {level}; if the "
-            "exact matrix is, build with a smaller rtol, or add_diagonal(shift); else use factorize() without "
-            "positive_definite",
-            level, node,
-        ) from None  # fmt: skip
+        raise NotPositiveDefiniteError.in_node(level, node) from None
 
 
 def _is_definite(block: NumpyArray) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from .._backend import is_numpy
 from ..base import Factorization
-from ..exceptions import DeviceError
 from ..flat.matrix import FlatMatrix
 from ..partition import WeakAdmissibility
 
@@ -48,7 +47,7 @@ class HODLRMatrix(FlatMatrix):
         -----
         Cost O(n k^2 log^2 n). The result is reusable and solves with the adjoint too. The symmetric factorisation is
         backward stable. The other one is where no diagonal block is much worse conditioned than the matrix; else
-        `solve(b, refine=True)`, or a shift. On a device: batched, in the general form only.
+        `solve(b, refine=True)`, or a shift. On a device: batched.
 
         Examples
         --------
@@ -63,10 +62,9 @@ class HODLRMatrix(FlatMatrix):
         """
         if not is_numpy(self._storage._example):
             from .batched import BatchedLU
+            from .batched_cholesky import BatchedHODLRCholesky
 
-            if positive_definite:
-                raise DeviceError('Cholesky runs on the CPU: leave positive_definite out, or call A.to_device("cpu")')
-            return BatchedLU(self)
+            return BatchedHODLRCholesky(self) if positive_definite else BatchedLU(self)
         if positive_definite:
             from .cholesky import HODLRCholesky
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._backend import adjoint, as_dtype_of, conj, like, namespace, numpy_dtype, to_numpy
+from .._backend import adjoint, as_dtype_of, like, namespace, numpy_dtype, to_numpy
 from .._typing import Array
 from ..batched import BatchedFactorization, times, with_padded_diagonal
 from ..blocks import array_bytes
-from ..exceptions import DeviceError, SingularBlockError
+from ..exceptions import SingularBlockError
 from .generators import Generators, halves, pairs, swap_siblings
-from .ulv import _permutation_sign, _signs
+from .ulv import _permutation_sign, _signs, narrow
 
 if TYPE_CHECKING:
     from .matrix import HSSMatrix
@@ -52,12 +52,7 @@ class BatchedULV(BatchedFactorization):
         matrix._require_square("a factorisation")
         self.shape, self.dtype = matrix.shape, matrix.dtype
         self._tree, self._col_tree = matrix.row_tree, matrix.col_tree
-        g = matrix.generators.expanded()
-        for basis in (g.row_basis, g.col_basis):
-            if any(basis.width(level) > basis.height(level) for level in range(1, g.depth + 1)):
-                raise DeviceError(
-                    "a basis has more columns than rows, as sums leave it: truncate the matrix on the CPU"
-                )
+        g = narrow(matrix.generators).expanded()
         diagonal, self._padding = with_padded_diagonal(g.diagonal, matrix.row_tree)
         self._levels: list[BatchedLevel] = []
         d = diagonal
@@ -209,19 +204,3 @@ def _merged(kept: Array, across: Array) -> Array:
 
 def _determinants(a: Array) -> Any:
     return to_numpy(namespace(a).linalg.det(a))
-
-
-def frobenius(g: Generators) -> float:
-    """||A||_F by the Gram matrices of the bases, from the leaves up."""
-    g = g.expanded()
-    xp = namespace(g.diagonal)
-    square = float(xp.sum(xp.abs(g.diagonal) ** 2))
-    grams: list[Array] = []
-    for number in range(g.depth, 0, -1):
-        bases = g.row_basis[number], g.col_basis[number]
-        lifted = bases if not grams else [pairs(xp.matmul(a, halves(b))) for a, b in zip(grams, bases, strict=True)]
-        grams = [xp.matmul(adjoint(b), a) for a, b in zip(lifted, bases, strict=True)]
-        b = g.couplings[number - 1]
-        products = conj(b) * xp.matmul(xp.matmul(grams[0], b), swap_siblings(grams[1]))
-        square += float(to_numpy(xp.sum(products)).real)
-    return float(np.sqrt(max(square, 0.0)))

@@ -19,7 +19,7 @@ from .._typing import NumpyArray
 from ..base import Factorization
 from ..engine import cpu_ulv
 from ..engine.dense import matmul
-from ..exceptions import NotPositiveDefiniteError, SymmetryError
+from ..exceptions import NotPositiveDefiniteError
 from .generators import Generators, halves, pairs, swap_siblings
 from .ulv import _by_node, merge, narrow, substitution_kernels, with_padded_diagonal
 
@@ -48,15 +48,11 @@ class HSSCholesky(Factorization):
     positive_definite = True
 
     def __init__(self, matrix: HSSMatrix) -> None:
-        matrix._require_square("a factorisation")
-        if not matrix.symmetric:
-            raise SymmetryError(
-                "positive_definite=True needs a matrix that is stored as Hermitian; build it with symmetric=True"
-            )
+        matrix._require_hermitian_storage()
         self._matrix = matrix
         self._tree = matrix.row_tree
         self.shape, self.dtype = matrix.shape, matrix.dtype
-        g = narrow(matrix.generators, matrix.row_tree.leaf_size)
+        g = narrow(matrix.generators)
         diagonal, self._padding = with_padded_diagonal(g.diagonal, matrix.row_tree)
         self._levels, self._root = _eliminate(g, diagonal)
 
@@ -107,7 +103,7 @@ def _eliminate(g: Generators, diagonal: NumpyArray) -> tuple[list[CholeskyLevel]
         failed = np.zeros(nb, dtype=np.bool_)
         _by_node(cpu_ulv.cholesky_eliminate, nb, d, u, q, q_tau, rest, lower, cross, kept, failed)
         if failed.any():
-            raise _not_definite(number, int(failed.argmax()))
+            raise NotPositiveDefiniteError.in_node(number, int(failed.argmax()))
         levels.append(CholeskyLevel(q, q_tau, lower, cross))
         across = matmul(matmul(rest, g.coupling(number)), adjoint(swap_siblings(rest)))
         d = merge(kept, across)
@@ -115,14 +111,5 @@ def _eliminate(g: Generators, diagonal: NumpyArray) -> tuple[list[CholeskyLevel]
     try:
         root = scipy.linalg.cholesky(d[0], lower=True, check_finite=False)
     except np.linalg.LinAlgError:
-        raise _not_definite(0, 0) from None
+        raise NotPositiveDefiniteError.in_node(0, 0) from None
     return levels, root
-
-
-def _not_definite(level: int, node: int) -> NotPositiveDefiniteError:
-    return NotPositiveDefiniteError(
-        f"the matrix is not positive definite: a Cholesky step failed in node {node} of level {level}; "
-        "use factorize() without positive_definite, or add_diagonal(shift)",
-        level,
-        node,
-    )

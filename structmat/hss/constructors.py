@@ -187,7 +187,7 @@ class HSSConstructors:
     def from_operator(
         cls, op: Any, tree: TreeLike = None, *, rtol: float = 1e-8, max_rank: int | None = None,
         symmetric: bool = False, fresh: bool = False, noise: float = 0.0, leaf_size: int = 64,
-        max_probes: int | None = None, rng: RandomLike = 0, progress: Progress = None,
+        max_probes: int | None = None, like: Any = None, rng: RandomLike = 0, progress: Progress = None,
     ) -> HSSMatrix:  # fmt: skip
         """Compress a matrix known by its products only.
 
@@ -207,6 +207,10 @@ class HSSConstructors:
             Relative error of the products, where known; a tolerance below 5 times it is refused.
         max_probes : int, optional
             Never use more probes than this for building; where they do not suffice, an `AccuracyWarning` says so.
+        like : array, optional
+            An array of another library, of CuPy say: the operator gets and returns such arrays, the build runs on their
+            device, and the matrix is there. The random numbers are those of the CPU: the same seed gives the same
+            matrix up to rounding.
 
         Notes
         -----
@@ -223,7 +227,7 @@ class HSSConstructors:
         """
         from .from_products import from_operator
 
-        source = OperatorSource(op, symmetric=symmetric)
+        source = OperatorSource(op, symmetric=symmetric, example=like)
         row_tree, col_tree = as_tree_pair(tree, source.shape, leaf_size=leaf_size)
         tolerance, cap = _tolerances(rtol, 0.0, max_rank)
         _require_above_noise(tolerance, noise)

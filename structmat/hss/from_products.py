@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import parallel_ranges
+from .._backend import adjoint, cast, is_numpy, like, namespace, parallel_ranges, squared_norm, to_numpy
 from .._inputs import _require_hermitian_products
-from .._typing import NumpyArray
+from .._typing import Array, NumpyArray
 from ..certificate import Certificate
 from ..certify import CONFIDENCE, by_probes, probe_factor
 from ..exceptions import SymmetryError, TooFewSamplesError
@@ -48,23 +48,31 @@ class _Recorder:
         self.row_tree, self.col_tree = row_tree, col_tree
         self.parts: list[Samples] = []  # as drawn
 
-    def gaussian(self, rows: int, count: int) -> NumpyArray:
-        """Independent standard normal numbers."""
-        return gaussian_probes(rows, count, self.source.dtype, self.rng)
+    def gaussian(self, rows: int, count: int) -> Array:
+        """Independent standard normal numbers, where the operator wants its vectors."""
+        probes = gaussian_probes(rows, count, self.source.dtype, self.rng)
+        return probes if self.source.example is None else like(probes, self.source.example)
+
+    def identity(self) -> Array:
+        """The identity matrix of the operator's columns, there too."""
+        eye = np.eye(self.source.shape[1], dtype=self.source.dtype)
+        return eye if self.source.example is None else like(eye, self.source.example)
 
     def draw(self, count: int) -> Samples:
         """`count` new samples as (leaves, size, count) blocks, kept for later rounds."""
         dtype = self.source.dtype
 
-        def leaves(tree: ClusterTree, x: NumpyArray) -> NumpyArray:
+        def leaves(tree: ClusterTree, x: Array) -> Array:
             blocks = tree.to_leaves(x)
+            if not is_numpy(blocks):
+                return cast(blocks, dtype)
             if blocks.flags.c_contiguous and blocks.dtype == dtype:
                 return blocks
             out = np.empty(blocks.shape, dtype=dtype)
             parallel_ranges(lambda a, b: np.copyto(out[a:b], blocks[a:b], casting="same_kind"), len(out))
             return out
 
-        def inputs(tree: ClusterTree, x: NumpyArray) -> NumpyArray:
+        def inputs(tree: ClusterTree, x: Array) -> Array:
             return with_full_rows(leaves(tree, x), tree.leaf_positions < tree.n)
 
         x = self.gaussian(self.source.shape[1], count)
@@ -91,10 +99,11 @@ class _Recorder:
 
 
 def _joined(a: Samples, b: Samples) -> Samples:
-    omega, y = (np.concatenate(pair, axis=2) for pair in ((a.omega, b.omega), (a.y, b.y)))
+    concat = namespace(a.y).concat
+    omega, y = (concat(pair, axis=2) for pair in ((a.omega, b.omega), (a.y, b.y)))
     if a.symmetric:
         return Samples(omega, y, omega, y)
-    psi, z = (np.concatenate(pair, axis=2) for pair in ((a.psi, b.psi), (a.z, b.z)))
+    psi, z = (concat(pair, axis=2) for pair in ((a.psi, b.psi), (a.z, b.z)))
     return Samples(omega, y, psi, z)
 
 
@@ -116,8 +125,8 @@ def from_operator(
     from .constructors import _unchecked
 
     check = recorder.gaussian(source.shape[1], CHECK_PROBES)
-    exact = source.matmat(check).astype(source.dtype, copy=False)
-    norm = float(np.linalg.norm(exact)) / np.sqrt(CHECK_PROBES)
+    exact = cast(source.matmat(check), source.dtype)
+    norm = float(np.sqrt(squared_norm(exact) / CHECK_PROBES))
     if symmetric:
         _require_hermitian_products(check, exact)
     eps = float(np.finfo(source.dtype).eps)
@@ -194,12 +203,14 @@ def _single_block(recorder: _Recorder) -> Generators:
     """A tree of one leaf: the matrix itself, by its columns."""
     from ..blocks import NestedBasis
 
-    block = recorder.source.matmat(np.eye(recorder.source.shape[1], dtype=recorder.source.dtype))
-    ordered = block[np.ix_(recorder.row_tree.perm, recorder.col_tree.perm)]
+    columns = cast(recorder.source.matmat(recorder.identity()), recorder.source.dtype)
+    xp = namespace(columns)
+    rows = recorder.row_tree.to_leaves(columns)  # (1, p, n), in the tree's order
+    ordered = xp.take(rows, like(recorder.col_tree.perm, rows), axis=2)
     if recorder.symmetric:
-        ordered = 0.5 * (ordered + ordered.conj().T)
+        ordered = 0.5 * (ordered + adjoint(ordered))
     empty = NestedBasis((), ())
-    return Generators(ordered[None].astype(recorder.source.dtype), empty, empty, (), recorder.symmetric)
+    return Generators(ordered, empty, empty, (), recorder.symmetric)
 
 
 def _by_columns(recorder: _Recorder) -> Generators:
@@ -207,11 +218,13 @@ def _by_columns(recorder: _Recorder) -> Generators:
     from . import dense
 
     source = recorder.source
-    a = source.matmat(np.eye(source.shape[1], dtype=source.dtype)).astype(source.dtype, copy=False)
+    a = to_numpy(source.matmat(recorder.identity())).astype(source.dtype, copy=False)
     tail = 4 * float(np.finfo(source.dtype).eps) * float(np.linalg.norm(a))
-    return dense.compress(
-        a, recorder.row_tree, recorder.col_tree, tail=tail, max_rank=None, symmetric=recorder.symmetric
-    )[0]
+    g = dense.compress(a, recorder.row_tree, recorder.col_tree, tail=tail, max_rank=None, symmetric=recorder.symmetric)[
+        0
+    ]
+    # at most BY_COLUMNS columns: compressed by the CPU, and sent back
+    return g if source.example is None else g.map(lambda block: like(block, source.example))
 
 
 # ------------------------------------------------------------------------------------- recorded samples

@@ -73,6 +73,11 @@ class Generators:
         return self.map(conj)
 
 
+def doubled(a: Array) -> Array:
+    """The blocks of a level (2**l, p, q), each twice: for the children, (2**(l+1), p, q)."""
+    return namespace(a).repeat(a, 2, axis=0)
+
+
 def swap_siblings(a: Array) -> Array:
     """The blocks of a level (2**l, ..) with each pair of siblings exchanged."""
     xp = namespace(a)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from .._backend import adjoint
+from .._backend import adjoint, inner_product
 from ..engine.dense import matmul
 from .arithmetic import _inner_products
 from .generators import Generators, swap_siblings
@@ -18,10 +16,10 @@ def inner(a: Generators, b: Generators) -> complex:
     """
     half = a.symmetric and b.symmetric
     a, b = a.expanded(), b.expanded()
-    total = np.vdot(a.diagonal, b.diagonal)
+    total = inner_product(a.diagonal, b.diagonal)
     rows = _inner_products(a.row_basis, b.row_basis)
     cols = rows if half else _inner_products(a.col_basis, b.col_basis)
     for level in range(1, a.depth + 1):
         through = matmul(rows[level - 1], b.couplings[level - 1])
-        total += np.vdot(a.couplings[level - 1], matmul(through, adjoint(swap_siblings(cols[level - 1]))))
-    return complex(total)
+        total += inner_product(a.couplings[level - 1], matmul(through, adjoint(swap_siblings(cols[level - 1]))))
+    return total

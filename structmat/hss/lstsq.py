@@ -107,7 +107,7 @@ class HSSLeastSquares:
             )
         self.shape, self.dtype = matrix.shape, matrix.dtype
         self._row_tree, self._col_tree = matrix.row_tree, matrix.col_tree
-        g = narrow(matrix.generators, min(t.leaf_size for t in (self._row_tree, self._col_tree))).expanded()
+        g = narrow(matrix.generators).expanded()
         self._levels, self._root = _factor(g, self._col_tree)
 
     @property

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _check
-from .._backend import is_numpy, numpy_dtype
-from .._typing import NumpyArray
+from .._backend import cast, is_numpy, namespace, numpy_dtype, squared_norm, to_numpy
+from .._typing import Array, NumpyArray
 from ..base import Factorization, StructuredMatrix
 from ..blocks import BlockBatch
 from ..certificate import Certificate
-from ..exceptions import DeviceError, ShapeError, TreeMismatchError
+from ..exceptions import ShapeError, TreeMismatchError
 from ..nested import NestedMatrix, NestedStorage
 from ..tree import ClusterTree, require_equal_trees
 from . import arithmetic, truncate
@@ -51,6 +51,8 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
     ----------
     S. Chandrasekaran, M. Gu, T. Pals, SIAM J. Matrix Anal. Appl. 28 (2006) 603-622.
     """
+
+    _algebra_on_device = True
 
     def __init__(
         self,
@@ -98,7 +100,7 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
     ) -> HSSMatrix:  # fmt: skip
         """Truncate the generators of an exact result and certify the truncation."""
         cut, error, size = truncate.truncate(exact, rtol=rtol, atol=atol, max_rank=max_rank)
-        eps = float(np.finfo(exact.diagonal.dtype).eps)
+        eps = float(np.finfo(numpy_dtype(exact.diagonal)).eps)
         relative = error / size if size > 0 else 0.0
         # the pivoted factorisations stop at 8 eps of each block: what is asked beyond that is granted to rounding
         asked = max(rtol, atol / size if size > 0 else 0.0, 32 * eps)
@@ -118,9 +120,9 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
         g = self.generators
         if number.imag != 0.0:
             target = np.result_type(self.dtype, np.complex64)
-            scaled = arithmetic.scale(g.expanded().map(lambda a: a.astype(target)), number)
+            scaled = arithmetic.scale(g.expanded().map(lambda a: cast(a, target)), number)
         else:
-            scaled = arithmetic.scale(g, self.dtype.type(number.real))
+            scaled = arithmetic.scale(g, number.real)
         return HSSMatrix(scaled, self.row_tree, self.col_tree, self.certificate)
 
     def multiply(self, other: HSSMatrix, *, rtol: float | None = None) -> HSSMatrix:
@@ -130,8 +132,7 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
                 f"A has {self.shape[1]} columns, but B has {other.shape[0]} rows ({self.shape} @ {other.shape})"
             )
         require_equal_trees(self.col_tree, other.row_tree, "the columns of A and the rows of B")
-        for operand in (self, other):
-            operand._require_on_host("products of two matrices run")
+        self._require_beside(other, "the factors of a product")
         exact = arithmetic.multiply(self.generators, other.generators)
         return self._result(exact, self._tolerance(rtol, other), trees=(self.row_tree, other.col_tree))
 
@@ -147,7 +148,7 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
         tolerance = self._tolerance(rtol, other)
         a, b = self.generators, other.generators
         # the norm of the product is known once it is there: guess it from the diagonal blocks, check, and repeat
-        size = float(np.linalg.norm(a.diagonal * b.diagonal)) or self.norm() * other.norm() / max(self.shape)
+        size = float(np.sqrt(squared_norm(a.diagonal * b.diagonal))) or self.norm() * other.norm() / max(self.shape)
         for _ in range(4):
             allowed = 0.5 * tolerance * size
             product = arithmetic.hadamard(a, b, allowed=allowed)
@@ -176,7 +177,6 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
         -----
         The error bound in the certificate is guaranteed (relative to the matrix as stored). Cost O(n k^2).
         """
-        self._require_on_host("recompression runs")
         cap = None if max_rank is None else _check.positive_integer(max_rank, "max_rank", minimum=0)
         return self._result(self.generators, self._tolerance(rtol), atol=_check.tolerance(atol, "atol"), max_rank=cap)
 
@@ -185,17 +185,12 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
         values = self._diagonal_values(d)
         dtype = self._dtype_with(d, values)
         diagonal = self.generators.diagonal
-        if dtype != self.dtype:
-            self._require_on_host("changes of the type of numbers run")
-            diagonal = diagonal.astype(dtype)
         added = self.row_tree.to_leaves(values[:, None])[:, :, 0].astype(dtype)
         near = np.arange(self.row_tree.leaf_count)
-        return self._with_diagonal(BlockBatch(diagonal, near, near).plus_diagonal(added).data)
+        return self._with_diagonal(BlockBatch(cast(diagonal, dtype), near, near).plus_diagonal(added).data)
 
-    def _with_diagonal(self, diagonal: NumpyArray) -> HSSMatrix:
-        g = self.generators
-        if numpy_dtype(g.diagonal) != numpy_dtype(diagonal):
-            g = g.map(lambda a: a.astype(diagonal.dtype))
+    def _with_diagonal(self, diagonal: Array) -> HSSMatrix:
+        g = self.generators.map(lambda a: cast(a, numpy_dtype(diagonal)))
         changed = Generators(diagonal, g.row_basis, g.col_basis, g.couplings, g.symmetric)
         return HSSMatrix(changed, self.row_tree, self.col_tree, self.certificate)
 
@@ -217,20 +212,17 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
 
     def diagonal(self) -> NumpyArray:
         """The main diagonal, (min(m, n),). Cost O(n)."""
-        self._require_on_host("reading of entries runs")
         count = min(self.shape)
         if self.shape[0] == self.shape[1] and self.row_tree == self.col_tree:
-            d = np.diagonal(self.generators.diagonal, axis1=1, axis2=2)
+            blocks = self.generators.diagonal
+            d = to_numpy(namespace(blocks).linalg.diagonal(blocks))
             return self.row_tree.from_leaves(np.ascontiguousarray(d)[:, :, None])[:, 0]
+        self._require_on_host("reading of entries runs")
         from ..nested.entries import entry_values
 
         return entry_values(self, np.arange(count), np.arange(count))
 
     def _frobenius(self) -> float:
-        if not is_numpy(self._storage.near.data):
-            from .batched import frobenius
-
-            return frobenius(self.generators)
         return truncate.norm(self.generators)
 
     def _inner(self, other: HSSMatrix) -> Any:
@@ -265,15 +257,13 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
 
         Notes
         -----
-        Cost O(n k^2); backward stable. The result is reusable and solves with the adjoint too. On a device: batched, in
-        the general form only.
+        Cost O(n k^2); backward stable. The result is reusable and solves with the adjoint too. On a device: batched.
         """
         if not is_numpy(self._storage.near.data):
             from .batched import BatchedULV
+            from .batched_cholesky import BatchedHSSCholesky
 
-            if positive_definite:
-                raise DeviceError('Cholesky runs on the CPU: leave positive_definite out, or call A.to_device("cpu")')
-            return BatchedULV(self)
+            return BatchedHSSCholesky(self) if positive_definite else BatchedULV(self)
         if positive_definite:
             from .cholesky import HSSCholesky
 

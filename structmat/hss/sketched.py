@@ -17,27 +17,39 @@ from functools import partial
 
 import numpy as np
 
-from .._backend import adjoint, one_blas_thread, parallel_ranges
-from .._typing import IntArray, NumpyArray
+from .._backend import (
+    adjoint,
+    is_numpy,
+    like,
+    namespace,
+    numpy_dtype,
+    one_blas_thread,
+    parallel_ranges,
+    squared_norm,
+    zeros_beside,
+)
+from .._typing import Array, IntArray, NumpyArray
 from ..blocks import NestedBasis
-from ..engine import cpu_sketch
+from ..engine import batched_rank, cpu_sketch
 from ..engine.dense import matmul
 from ..lowrank import truncated_range
 from .generators import Generators, pairs
 
 # oversampling without which even exactly low-rank input loses digits
 OVERSAMPLING = 8
+# bytes of samples that are worked on at once: in the cache of a CPU, and with many cores busy on a device
 CHUNK_BYTES = 1 << 24
+DEVICE_CHUNK_BYTES = 1 << 30
 
 
 @dataclass
 class Samples:
     """Blocks of samples by node of one level: y = A omega, z = A^H psi; psi is omega and z is y when symmetric."""
 
-    omega: NumpyArray  # (nb, q, s)
-    y: NumpyArray  # (nb, p, s)
-    psi: NumpyArray  # (nb, p, s)
-    z: NumpyArray  # (nb, q, s)
+    omega: Array  # (nb, q, s)
+    y: Array  # (nb, p, s)
+    psi: Array  # (nb, p, s)
+    z: Array  # (nb, q, s)
 
     @property
     def symmetric(self) -> bool:
@@ -47,7 +59,7 @@ class Samples:
     @property
     def count(self) -> int:
         """Number of samples s, the smaller one of the two sides."""
-        return min(self.omega.shape[2], self.psi.shape[2])
+        return int(min(self.omega.shape[2], self.psi.shape[2]))
 
 
 class Starved(Exception):
@@ -62,9 +74,9 @@ class Starved(Exception):
 class Level:
     """What is found on one level: bases, and the blocks of the nodes' own columns, in their coordinates."""
 
-    u: NumpyArray  # (nb, p, k)
-    v: NumpyArray  # (nb, q, k')
-    block: NumpyArray  # (nb, p, q)
+    u: Array  # (nb, p, k)
+    v: Array  # (nb, q, k')
+    block: Array  # (nb, p, q)
     row_ranks: IntArray
     col_ranks: IntArray
     identified: float  # smallest pivot of the samples' factorisations, relative to the largest
@@ -93,29 +105,25 @@ def process_level(samples: Samples, level: int, tail: float, *, max_rank: int | 
 
 
 def _side(
-    y: NumpyArray, omega: NumpyArray, tail: float, max_rank: int | None, level: int, strict: bool
-) -> tuple[NumpyArray, NumpyArray, IntArray, float]:
+    y: Array, omega: Array, tail: float, max_rank: int | None, level: int, strict: bool
+) -> tuple[Array, Array, IntArray, float]:
     """Range of Y N, Y Omega^+, ranks, and how well the samples determine them."""
     nb, p, s = y.shape
     b = omega.shape[1]
     room = s - b
     if room < 1:
         raise Starved(level, b + 1 + OVERSAMPLING, 0, b)
-    own = np.empty((nb, p, b), dtype=y.dtype)
-    bases, ranks, weak = [], [], np.inf
-    chunk = max(1, CHUNK_BYTES // max(1, (p + b) * s * y.dtype.itemsize))
+    owns, bases, ranks, weak = [], [], [], np.inf
+    bytes_each = max(1, (p + b) * s * numpy_dtype(y).itemsize)
+    chunk = max(1, (CHUNK_BYTES if is_numpy(y) else DEVICE_CHUNK_BYTES) // bytes_each)
     # Y Omega^+ spreads what the basis leaves out over the node's own columns: the samples' share of it is room / s
     tails = tail * room / np.sqrt(s)
     for first in range(0, nb, chunk):
-        part = slice(first, first + chunk)
-        o, samples = np.ascontiguousarray(omega[part]), np.ascontiguousarray(y[part])
-        beyond, weakest = np.empty((len(o), p, room), dtype=y.dtype), np.empty(len(o))
-        with one_blas_thread():
-            kernel = partial(cpu_sketch.nullify, o, samples, own[part], beyond, weakest)
-            parallel_ranges(kernel, len(o), serial=o.size < 1 << 14)
-        if b:  # no inputs of the node's own: nothing that could be badly determined
-            weak = min(weak, float(weakest.min()))
-        basis, rank, _left = truncated_range(beyond, np.full(len(o), tails), max_rank=max_rank, samples=True)
+        part = slice(first, min(nb, first + chunk))
+        own, beyond, weakest = _nullified(omega[part, ...], y[part, ...])
+        weak = min(weak, float(weakest.min()))
+        basis, rank, _left = truncated_range(beyond, np.full(len(weakest), tails), max_rank=max_rank, samples=room)
+        owns.append(own)
         bases.append(basis)
         ranks.append(rank)
     rank = np.concatenate(ranks)
@@ -124,34 +132,58 @@ def _side(
         saturated = largest >= min(p, room) and largest < p
         needed = b + int(np.ceil(2.5 * largest)) + OVERSAMPLING  # generous: the levels above need more still
         raise Starved(level, max(needed, int(1.5 * s)) if saturated else needed, largest, b)
-    u = np.zeros((nb, p, largest), dtype=y.dtype)
-    for k, basis in enumerate(bases):
-        u[k * chunk : k * chunk + len(basis), :, : basis.shape[2]] = basis
+    xp = namespace(y)
+    widened = [_with_columns(basis, largest) for basis in bases]
+    u, own = (parts[0] if len(parts) == 1 else xp.concat(parts, axis=0) for parts in (widened, owns))
     return u, own, rank, weak
 
 
-def with_full_rows(omega: NumpyArray, used: NumpyArray) -> NumpyArray:
+def _nullified(omega: Array, y: Array) -> tuple[Array, Array, NumpyArray]:
+    """Y Omega^+, what the node's own columns do not explain of Y, and how well Omega determines both."""
+    if not is_numpy(y):
+        return batched_rank.nullify(omega, y)
+    omega, y = np.ascontiguousarray(omega), np.ascontiguousarray(y)
+    nb, b, s = omega.shape
+    own, beyond = (np.empty((nb, y.shape[1], width), dtype=y.dtype) for width in (b, s - b))
+    weakest = np.empty(nb)
+    with one_blas_thread():
+        kernel = partial(cpu_sketch.nullify, omega, y, own, beyond, weakest)
+        parallel_ranges(kernel, nb, serial=omega.size < 1 << 14)
+    # no inputs of the node's own: nothing that could be badly determined
+    return own, beyond, weakest if b else np.full(nb, np.inf)
+
+
+def _with_columns(a: Array, width: int) -> Array:
+    """Blocks (nb, p, k) with columns of zeros up to the width."""
+    nb, p, k = a.shape
+    return a if k == width else namespace(a).concat([a, zeros_beside((nb, p, width - k), a)], axis=2)
+
+
+def with_full_rows(omega: Array, used: NumpyArray) -> Array:
     """Random numbers in the rows of `omega` (nb, b, s) that are padding (`used` (nb, b) is false there).
 
     The matrix is zero in these columns, so the products stay what they are, and the blocks of samples keep full rank.
     """
     if used.all():
         return omega
-    out = np.array(omega)
-    scale = np.linalg.norm(omega) / np.sqrt(max(1, int(used.sum())) * omega.shape[2])
-    rng = np.random.default_rng(used.size)
-    out[~used] = scale * rng.standard_normal((int((~used).sum()), omega.shape[2]))
-    return out
+    (nb, b, s), missing = omega.shape, int((~used).sum())
+    scale = np.sqrt(squared_norm(omega) / (max(1, int(used.sum())) * s))
+    random = scale * np.random.default_rng(used.size).standard_normal((missing, s))
+    xp = namespace(omega)
+    rows = xp.concat([xp.reshape(omega, (nb * b, s)), like(random.astype(numpy_dtype(omega)), omega)], axis=0)
+    index = np.arange(nb * b)
+    index[~used.ravel()] = nb * b + np.arange(missing)
+    return xp.reshape(xp.take(rows, like(index, omega), axis=0), (nb, b, s))
 
 
 def rise(samples: Samples, level: Level) -> Samples:
     """The samples as the parents see them: what the level has explained is taken off, the rest compressed."""
 
-    def up(basis: NumpyArray, a: NumpyArray, block: NumpyArray, b: NumpyArray) -> NumpyArray:
+    def up(basis: Array, a: Array, block: Array, b: Array) -> Array:
         down = adjoint(basis)
         return pairs(matmul(down, a) - matmul(matmul(down, block), b))
 
-    def inputs(basis: NumpyArray, ranks: IntArray, a: NumpyArray) -> NumpyArray:
+    def inputs(basis: Array, ranks: IntArray, a: Array) -> Array:
         return pairs(with_full_rows(matmul(adjoint(basis), a), np.arange(basis.shape[2]) < ranks[:, None]))
 
     omega = inputs(level.v, level.col_ranks, samples.omega)
@@ -162,44 +194,36 @@ def rise(samples: Samples, level: Level) -> Samples:
     return Samples(omega, y, psi, up(level.v, samples.z, adjoint(level.block), samples.psi))
 
 
-def root_block(samples: Samples) -> tuple[NumpyArray, float]:
+def root_block(samples: Samples) -> tuple[Array, float]:
     """The root's block Y Omega^+, averaged with what the adjoint samples say; and how well it is determined."""
     s, b = samples.count, max(samples.omega.shape[1], samples.psi.shape[1])
     if s < b:
         raise Starved(0, b + OVERSAMPLING, 0, b)
-    parts, weak = [], np.inf
     sides = (
         [(samples.y, samples.omega)] if samples.symmetric else [(samples.y, samples.omega), (samples.z, samples.psi)]
     )
-    for y, omega in sides:
-        nb, p, columns = y.shape
-        found = np.zeros((nb, p, omega.shape[1]), dtype=y.dtype)
-        weakest = np.full(1, np.inf)
-        if omega.shape[1]:
-            beyond = np.empty((nb, p, columns - omega.shape[1]), dtype=y.dtype)
-            cpu_sketch.nullify(np.ascontiguousarray(omega), np.ascontiguousarray(y), found, beyond, weakest, 0, 1)
-        weak = min(weak, float(weakest[0]))
-        parts.append(found)
-    mirrored = adjoint(parts[-1])
-    return 0.5 * (parts[0] + mirrored), weak
+    found = [_nullified(omega, y) for y, omega in sides]
+    first, mirrored = found[0][0], adjoint(found[-1][0])
+    return 0.5 * (first + mirrored), min(float(weakest.min()) for _own, _beyond, weakest in found)
 
 
-def assemble(levels: list[Level], root: NumpyArray, *, symmetric: bool) -> Generators:
+def assemble(levels: list[Level], root: Array, *, symmetric: bool) -> Generators:
     """Generators from the levels (leaves first) and the root's block.
 
     The blocks of inner nodes have parts on their diagonal that belong further down: they are pushed to the leaves.
     """
-    couplings: list[NumpyArray] = []
+    xp = namespace(root)
+    couplings: list[Array] = []
     whole = root
-    for index in range(len(levels) - 1, -1, -1):
-        here = levels[index]
-        k, kv = here.u.shape[2], here.v.shape[2]
-        split = whole.reshape(len(whole), 2, k, 2, kv)
+    for here in levels[::-1]:
+        k, kv, nodes = here.u.shape[2], here.v.shape[2], whole.shape[0]
+        split = xp.reshape(whole, (nodes, 2, k, 2, kv))
+        upper, lower = split[:, 0, :, 1, :], split[:, 1, :, 0, :]
         if symmetric:
-            couplings.append(0.5 * (split[:, 0, :, 1] + adjoint(split[:, 1, :, 0])))
+            couplings.append(0.5 * (upper + adjoint(lower)))
         else:
-            couplings.append(np.stack([split[:, 0, :, 1], split[:, 1, :, 0]], axis=1).reshape(2 * len(whole), k, kv))
-        own = np.stack([split[:, 0, :, 0], split[:, 1, :, 1]], axis=1).reshape(2 * len(whole), k, kv)
+            couplings.append(xp.reshape(xp.stack([upper, lower], axis=1), (2 * nodes, k, kv)))
+        own = xp.reshape(xp.stack([split[:, 0, :, 0, :], split[:, 1, :, 1, :]], axis=1), (2 * nodes, k, kv))
         whole = here.block + matmul(matmul(here.u, own), adjoint(here.v))
     if symmetric:
         whole = 0.5 * (whole + adjoint(whole))

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .._backend import adjoint
-from .._typing import NumpyArray
+from .._backend import adjoint, is_numpy, namespace, squared_norm
+from .._typing import Array
 from ..blocks import NestedBasis
 from ..engine import dense
 from ..lowrank import truncated_svd
-from .generators import Generators, halves, pairs, swap_siblings
+from .generators import Generators, doubled, halves, pairs, swap_siblings
 
 
 def orthogonalize(g: Generators) -> Generators:
@@ -28,10 +28,10 @@ def orthogonalize(g: Generators) -> Generators:
     return Generators(g.diagonal, rows, cols, _transformed(g, row_factors, col_factors), g.symmetric)
 
 
-def _orthonormal(basis: NestedBasis) -> tuple[NestedBasis, list[NumpyArray]]:
+def _orthonormal(basis: NestedBasis) -> tuple[NestedBasis, list[Array]]:
     """The orthonormal basis and, for each level from 1, the factors R with old = new R."""
-    arrays: list[NumpyArray] = []
-    factors: list[NumpyArray] = []
+    arrays: list[Array] = []
+    factors: list[Array] = []
     for level in range(basis.depth, 0, -1):
         current = basis[level] if not factors else pairs(dense.matmul(factors[-1], halves(basis[level])))
         q, r = dense.qr(current)
@@ -41,11 +41,11 @@ def _orthonormal(basis: NestedBasis) -> tuple[NestedBasis, list[NumpyArray]]:
     return NestedBasis(tuple(arrays[::-1]), ranks), factors[::-1]
 
 
-def _transformed(g: Generators, left: list[NumpyArray], right: list[NumpyArray]) -> tuple[NumpyArray, ...]:
+def _transformed(g: Generators, left: list[Array], right: list[Array]) -> tuple[Array, ...]:
     """The couplings C_t B_t C_s^H for maps C by level and node, s the sibling of t."""
     out = []
     for b, c_left, c_right in zip(g.couplings, left, right, strict=True):
-        mine, sibling = (c_left[::2], c_right[1::2]) if g.symmetric else (c_left, swap_siblings(c_right))
+        mine, sibling = (c_left[::2, ...], c_right[1::2, ...]) if g.symmetric else (c_left, swap_siblings(c_right))
         out.append(dense.matmul(dense.matmul(mine, b), adjoint(sibling)))
     return tuple(out)
 
@@ -53,8 +53,8 @@ def _transformed(g: Generators, left: list[NumpyArray], right: list[NumpyArray])
 def norm(g: Generators, *, orthonormal: bool = False) -> float:
     """||A||_F, exactly: with orthonormal bases it is that of the diagonal blocks and of the couplings."""
     g = g if orthonormal else orthogonalize(g)
-    square = float(np.vdot(g.diagonal, g.diagonal).real)
-    square += sum((2.0 if g.symmetric else 1.0) * float(np.vdot(b, b).real) for b in g.couplings)
+    square = squared_norm(g.diagonal)
+    square += sum((2.0 if g.symmetric else 1.0) * squared_norm(b) for b in g.couplings)
     return float(np.sqrt(square))
 
 
@@ -80,32 +80,35 @@ def truncate(
     return Generators(g.diagonal, rows, cols, couplings, g.symmetric), error, size
 
 
-def _weights(g: Generators) -> list[NumpyArray]:
+def _weights(g: Generators) -> list[Array]:
     """For each level the factors Z (2**l, k, .) with block row t = U_t Z_t (orthonormal rows); bases orthonormal."""
-    weights: list[NumpyArray] = []
+    weights: list[Array] = []
     for level in range(1, g.depth + 1):
         block_row = g.coupling(level)
         if weights:
             transfer = halves(g.row_basis[level - 1])
-            inherited = dense.matmul(transfer, np.repeat(weights[-1], 2, axis=0))
-            block_row = np.concatenate([block_row, inherited], axis=2)
+            inherited = dense.matmul(transfer, doubled(weights[-1]))
+            block_row = namespace(block_row).concat([block_row, inherited], axis=2)
         weights.append(adjoint(dense.triangular_factor(adjoint(block_row))))
     return weights
 
 
 def _cut(
-    basis: NestedBasis, weights: list[NumpyArray], allowed: float, max_rank: Sequence[int | None]
-) -> tuple[NestedBasis, list[NumpyArray], float]:
+    basis: NestedBasis, weights: list[Array], allowed: float, max_rank: Sequence[int | None]
+) -> tuple[NestedBasis, list[Array], float]:
     """The truncated basis, for each level the maps from old to new coefficients, and the squared error."""
     arrays, ranks = [], []
-    maps: list[NumpyArray] = []
+    maps: list[Array] = []
     square = 0.0
     for level in range(basis.depth, 0, -1):
         weight = weights[level - 1]
         leaf = level == basis.depth
         # the leaf bases are orthonormal: their coefficients suffice
         current = None if leaf else pairs(dense.matmul(maps[-1], halves(basis[level])))
-        weighted = np.array(weight) if current is None else dense.matmul(current, weight)
+        # the factorisation overwrites arrays of NumPy
+        weighted = (
+            dense.matmul(current, weight) if current is not None else weight.copy() if is_numpy(weight) else weight
+        )
         x, rank, left_out = truncated_svd(weighted, allowed / np.sqrt(2.0**level), max_rank=max_rank[level - 1])
         square += float((left_out**2).sum())
         maps.append(adjoint(x) if current is None else dense.matmul(adjoint(x), current))

@@ -68,7 +68,7 @@ def with_padded_diagonal(diagonal: NumpyArray, tree: ClusterTree) -> tuple[Numpy
     return out, float(np.log(value).sum())
 
 
-def narrow(g: Generators, leaf_size: int) -> Generators:
+def narrow(g: Generators) -> Generators:
     """Bases with no more columns than rows: orthogonalised where a sum has made them wider."""
     sides = (g.row_basis, g.col_basis)
     spare = [b.height(level) - b.width(level) for b in sides for level in range(1, g.depth + 1)]
@@ -96,7 +96,7 @@ class HSSFactorization(Factorization):
         self._matrix = matrix
         self.shape, self.dtype = matrix.shape, matrix.dtype
         self._tree, self._col_tree = matrix.row_tree, matrix.col_tree
-        g = narrow(matrix.generators, matrix.row_tree.leaf_size).expanded()
+        g = narrow(matrix.generators).expanded()
         diagonal, self._padding = with_padded_diagonal(g.diagonal, matrix.row_tree)
         self._levels, root = _eliminate(g, diagonal)
         self._root = _root_factor(root)

@@ -9,32 +9,45 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._backend import parallel_ranges
-from .._typing import IntArray, NumpyArray
-from ..engine import cpu_rank, dense
+from .._backend import is_numpy, like, numpy_dtype, parallel_ranges
+from .._typing import Array, IntArray, NumpyArray
+from ..engine import batched_rank, cpu_rank, dense
 
 
 def factor(
-    blocks: NumpyArray, tail: NumpyArray, max_rank: int | None, spent: float = 0.0
-) -> tuple[NumpyArray, IntArray, IntArray, NumpyArray]:
+    blocks: Array, tail: NumpyArray, max_rank: int | None, samples: int = 0
+) -> tuple[Array, IntArray, IntArray, NumpyArray]:
     """The factor L (nb, p, limit) of L Q, the orders of the rows (nb, p), the ranks and what is left (nb,).
 
-    Each rank uses up the share `spent` of the squared tolerance (see `cpu_rank.pivoted_rows`).
+    Where the columns stand for so many random `samples`, each rank uses up as large a share of the squared tolerance
+    (see `cpu_rank.pivoted_rows`). All but the factor is NumPy's, whatever library the blocks belong to.
     """
     count, rows, columns = blocks.shape
-    limit = min(rows, columns, rows if max_rank is None else max_rank)
+    limit = min(rows, samples or columns, rows if max_rank is None else max_rank)
+    spent = 1.0 / samples if samples else 0.0
+    noise = 8.0 * float(np.finfo(numpy_dtype(blocks)).eps)
+    tail = np.ascontiguousarray(np.broadcast_to(np.asarray(tail, dtype=np.float64), (count,)))
+    if not is_numpy(blocks):
+        factors, pivots, ranks, left = batched_rank.pivoted_rows(blocks, tail, spent, noise, limit)
+        return factors, _pivots_first(pivots, ranks, rows), ranks, left
     lower = np.empty((count, rows, limit), dtype=blocks.dtype)
     order = np.empty((count, rows), dtype=np.int64)
     ranks = np.zeros(count, dtype=np.int64)
-    noise = 8.0 * float(np.finfo(blocks.dtype).eps)
     left = np.empty(count)
-    tail = np.ascontiguousarray(np.broadcast_to(np.asarray(tail, dtype=np.float64), (count,)))
     parallel_ranges(
         lambda a, b: cpu_rank.pivoted_rows(blocks, tail, spent, noise, limit, lower, order, ranks, left, a, b),
         count,
         serial=blocks.size < 1 << 14,
     )
     return lower, order, ranks, left
+
+
+def _pivots_first(pivots: IntArray, ranks: IntArray, rows: int) -> IntArray:
+    """The orders (nb, rows) that begin with the pivots (nb, width) that count, the others as they come."""
+    place = np.tile(np.arange(rows) + rows, (len(ranks), 1))
+    block, slot = np.nonzero(np.arange(pivots.shape[1]) < ranks[:, None])
+    place[block, pivots[block, slot]] = slot
+    return place.argsort(axis=1, kind="stable")
 
 
 def row_interpolation(
@@ -86,47 +99,56 @@ def row_factor(blocks: NumpyArray, tail: NumpyArray) -> tuple[NumpyArray, NumpyA
 
 
 def truncated_range(
-    blocks: NumpyArray,  # (nb, p, s), overwritten
+    blocks: Array,  # (nb, p, s), overwritten
     tail: NumpyArray,
     *,
     max_rank: int | None = None,
-    samples: bool = False,
-) -> tuple[NumpyArray, IntArray, NumpyArray]:
-    """Orthonormal bases of the dominant column spaces of a batch of blocks.
+    samples: int = 0,
+) -> tuple[Array, IntArray, NumpyArray]:
+    """Orthonormal bases of the dominant column spaces of a batch of blocks, of any array library.
 
     Parameters are those of `row_interpolation`. Returns the bases (nb, p, k), zero beyond the true rank, the ranks
     (nb,) and bounds of `||M - Q Q^H M||_F` (nb,), at most `tail` unless `max_rank` cuts in. With `samples`, the columns
-    are random samples of the block's range, s of them: then `tail` is sqrt(s) times what the basis may leave of the
-    block, and the rank is corrected for having been fitted to them. Cost O(p s k) for each block.
+    stand for so many random samples of the block's range: then `tail` is the root of their number times what the basis
+    may leave of the block, and the rank is corrected for having been fitted to them. Cost O(p s k) for each block.
     """
-    lower, _order, ranks, left = factor(blocks, tail, max_rank, 1.0 / blocks.shape[2] if samples else 0.0)
+    lower, _order, ranks, left = factor(blocks, tail, max_rank, samples)
     width = int(ranks.max(initial=0))
-    basis = dense.qr(lower[:, :, :width])[0]
-    basis *= np.arange(width) < ranks[:, None, None]
-    return basis, ranks, left
+    return _without_columns(dense.qr(lower[:, :, :width])[0], ranks), ranks, left
+
+
+def _without_columns(basis: Array, ranks: IntArray) -> Array:
+    """Bases (nb, p, k), those of NumPy overwritten, with zeros in the columns from the rank (nb,) on."""
+    width = int(basis.shape[2])
+    if (ranks == width).all():
+        return basis
+    kept = np.arange(width) < ranks[:, None, None]
+    if not is_numpy(basis):
+        return basis * like(kept.astype(numpy_dtype(basis)), basis)
+    basis *= kept
+    return basis
 
 
 def truncated_svd(
-    blocks: NumpyArray,  # (nb, p, s), overwritten
+    blocks: Array,  # (nb, p, s), overwritten
     tail: NumpyArray,
     *,
     max_rank: int | None = None,
-) -> tuple[NumpyArray, IntArray, NumpyArray]:
+) -> tuple[Array, IntArray, NumpyArray]:
     """Orthonormal bases of the dominant left singular vectors, at the smallest ranks that the tolerance allows.
 
     Parameters are those of `row_interpolation`. Returns the bases (nb, p, k), zero beyond the true rank, the ranks
     (nb,) and the Frobenius norms of what was left out (nb,). A pivoted factorisation to a hundredth of the tolerance
     goes first, so that the singular value decompositions are small.
     """
-    tail = np.broadcast_to(np.asarray(tail, dtype=np.float64), (len(blocks),))
+    tail = np.broadcast_to(np.asarray(tail, dtype=np.float64), (blocks.shape[0],))
     lower, _order, first, skipped = factor(blocks, 0.01 * tail, None)
     u, s = dense.left_singular(lower[:, :, : int(first.max(initial=0))])
     left_out = np.sqrt(np.cumsum((s**2)[:, ::-1], axis=1)[:, ::-1])  # (nb, k): norm of the values from j on
     ranks = (left_out > tail[:, None]).sum(axis=1)
     if max_rank is not None:
         ranks = np.minimum(ranks, max_rank)
-    width = int(ranks.max(initial=0))
-    basis = u[:, :, :width] * (np.arange(width) < ranks[:, None, None])
-    padded = np.concatenate([left_out, np.zeros((len(blocks), 1))], axis=1)
+    basis = _without_columns(u[:, :, : int(ranks.max(initial=0))], ranks)
+    padded = np.concatenate([left_out, np.zeros((len(ranks), 1))], axis=1)
     rest = np.take_along_axis(padded, ranks[:, None], axis=1)[:, 0]
     return basis, ranks, np.hypot(rest, skipped)

@@ -95,7 +95,7 @@ class RandomizedRange(SampledCompressor):
         rng: np.random.Generator,
     ) -> tuple[LowRankBatch, NumpyArray]:
         count = samples.shape[2]
-        basis, ranks, _left = truncated_range(samples.copy(), np.sqrt(count) * BASIS * tail, samples=True)
+        basis, ranks, _left = truncated_range(samples.copy(), np.sqrt(count) * BASIS * tail, samples=count)
         # with few spare samples the rank was not found but cut off; beyond max_rank and some that does not matter
         starved = ranks > min(count - 6, count * 2 // 3)
         enough = max_rank is not None and count >= max(2 * max_rank, max_rank + 8)
