@@ -6,7 +6,7 @@ Everything else asks `namespace(x)` for the functions of the array library that 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -17,7 +17,7 @@ import array_api_compat
 import numpy as np
 
 from ._typing import Array, IntArray, NumpyArray
-from .exceptions import DeviceError
+from .exceptions import DeviceError, DeviceMemoryError
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.complex64), np.dtype(np.complex128))
 
@@ -80,6 +80,16 @@ def same_library(x: Array, y: Array) -> bool:
     return namespace(x) is namespace(y)
 
 
+def mapped(name: str, x: Array) -> Array:
+    """The function of this name (exp, log, ..) of all entries; an array of NumPy is overwritten."""
+    return getattr(np, name)(x, out=x) if is_numpy(x) else getattr(namespace(x), name)(x)
+
+
+def reciprocal(x: Array) -> Array:
+    """1 / x; an array of NumPy is overwritten."""
+    return np.divide(1.0, x, out=x) if is_numpy(x) else 1.0 / x
+
+
 def place_of(x: Array) -> str:
     """The library of an array and the device it is on, for people."""
     return "numpy" if is_numpy(x) else f"{namespace(x).__name__.split('.')[-1]} on {array_api_compat.device(x)}"
@@ -98,9 +108,29 @@ def _on_one_device(x: Array, y: Array) -> bool:
     return bool(x.__dlpack_device__() == y.__dlpack_device__())
 
 
+def take(x: Array, index: IntArray) -> Array:
+    """x[index] along the first axis."""
+    if is_numpy(x):
+        return x[index]
+    xp = namespace(x)
+    found = xp.take(x, like(index.ravel(), x), axis=0)
+    return found if index.ndim == 1 else xp.reshape(found, (*index.shape, *x.shape[1:]))
+
+
+def concatenated(arrays: Sequence[Array], axis: int = 0) -> Array:
+    """The arrays after each other along an axis; itself where there is one."""
+    return arrays[0] if len(arrays) == 1 else namespace(*arrays).concat(list(arrays), axis=axis)
+
+
 def zeros_beside(shape: tuple[int, ...], x: Array) -> Array:
     """Zeros of the dtype, in the namespace and on the device of `x`."""
     return namespace(x).zeros(shape, dtype=x.dtype, device=array_api_compat.device(x))
+
+
+def with_columns(a: Array, width: int) -> Array:
+    """Blocks (nb, p, k) with columns of zeros up to a width."""
+    missing = width - a.shape[2]
+    return a if missing == 0 else namespace(a).concat([a, zeros_beside((*a.shape[:2], missing), a)], axis=2)
 
 
 class Indices:
@@ -143,6 +173,28 @@ def device_namespace(device: str) -> Any:
     return cupy
 
 
+def free_bytes(library: Any) -> int | None:
+    """Bytes that can still be had on the current device of a namespace; None where the library does not say."""
+    if array_api_compat.is_cupy_namespace(library):
+        import cupy
+
+        return int(cupy.cuda.Device().mem_info[0]) + int(cupy.get_default_memory_pool().free_bytes())
+    if array_api_compat.is_torch_namespace(library):
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else None
+    return None
+
+
+def require_room(needed: int, library: Any, what: str, remedy: str) -> None:
+    """Raise a `DeviceMemoryError` where `needed` bytes are more than the device has left."""
+    free = free_bytes(library)
+    if free is not None and needed > free:
+        raise DeviceMemoryError(
+            f"{what} takes {needed / 1e9:.3g} GB on the device, but {free / 1e9:.3g} GB are free there: {remedy}"
+        )
+
+
 def conj(x: Array) -> Array:
     """The complex conjugate; a real array itself, not a copy."""
     return namespace(x).conj(x) if numpy_dtype(x).kind == "c" else x
@@ -155,11 +207,13 @@ def adjoint(x: Array) -> Array:
 
 def squared_norm(x: Array) -> float:
     """The sum of the squared absolute values of all entries."""
-    if is_numpy(x):
-        return float(np.vdot(x, x).real)
+    return float(np.vdot(x, x).real) if is_numpy(x) else float(squared_norms(x, axis=None))
+
+
+def squared_norms(x: Array, axis: int | tuple[int, ...] | None) -> Array:
+    """The sums of the squared absolute values along some axes, in double precision."""
     xp = namespace(x)
-    squares = xp.real(x * xp.conj(x)) if numpy_dtype(x).kind == "c" else x * x
-    return float(xp.sum(squares, dtype=xp.float64))
+    return xp.sum(xp.real(x * xp.conj(x)) if numpy_dtype(x).kind == "c" else x * x, axis=axis, dtype=xp.float64)
 
 
 def inner_product(x: Array, y: Array) -> complex:

@@ -97,7 +97,7 @@ def vector(a: Any, name: str, size: int | None = None) -> NumpyArray:
 
 def points(a: Any, name: str = "points") -> NumpyArray:
     """Point coordinates: (n,) or (n, d), n >= 1, finite float64."""
-    array = np.asarray(a, dtype=np.float64)
+    array = np.asarray(to_numpy(a) if is_foreign_array(a) else a, dtype=np.float64)
     if array.ndim not in (1, 2):
         raise ShapeError(f"{name} must have shape (n,) or (n, d), but its shape is {array.shape}")
     if array.size == 0:

@@ -197,11 +197,27 @@ class StructuredMatrix(MatrixAlgebra, ABC):
             )
 
     def to_device(self, device: str) -> Any:
-        """The same matrix with its data on `device`, "cpu" or "gpu"."""
-        from ._backend import device_namespace
+        """The same matrix with its data on `device`, "cpu" or "gpu".
+
+        Raises
+        ------
+        DeviceMemoryError
+            Where it would not fit, before anything is copied.
+        """
+        from ._backend import device_namespace, require_room
 
         xp = device_namespace(device)
-        return self._with_arrays(lambda a: to_numpy(a) if xp is np else xp.asarray(a))
+        if xp is np:
+            return self._with_arrays(to_numpy)
+        require_room(
+            self._device_bytes(), xp, f"this {type(self).__name__}",
+            "delete other arrays, truncate the matrix to a larger rtol, or store half as much with astype",
+        )  # fmt: skip
+        return self._with_arrays(xp.asarray)
+
+    def _device_bytes(self) -> int:
+        """Bytes that the matrix takes on a device."""
+        return self.nbytes
 
     def _with_arrays(self, function: Any) -> Any:
         raise DeviceError(f"{type(self).__name__} cannot move between devices")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ._backend import conj, is_numpy, like, namespace, numpy_dtype
+from ._backend import conj, is_numpy, like, namespace, numpy_dtype, take
 from ._typing import Array, IntArray, NumpyArray
 from .exceptions import ShapeError
 
@@ -397,9 +397,15 @@ def ragged_blocks(blocks: NumpyArray, heights: IntArray, widths: IntArray) -> Nu
     return blocks[(i < heights[:, None, None]) & (j < widths[:, None, None])]
 
 
-def expand_interpolation(rest: NumpyArray, order: IntArray) -> NumpyArray:
+def expand_interpolation(rest: Array, order: IntArray) -> Array:
     """The bases (nb, p, k) whose rows order[:k] are the identity and whose other rows are `rest` (nb, p - k, k)."""
     nb, _, k = rest.shape
+    if not is_numpy(rest):
+        xp, p = namespace(rest), order.shape[1]
+        eye = like(np.broadcast_to(np.eye(k, dtype=numpy_dtype(rest)), (nb, k, k)).copy(), rest)
+        rows = xp.reshape(xp.concat([eye, rest], axis=1), (nb * p, k))
+        index = (np.argsort(order, axis=1) + p * np.arange(nb)[:, None]).ravel()
+        return xp.reshape(take(rows, index), (nb, p, k))
     out = np.zeros((nb, order.shape[1], k), dtype=rest.dtype)
     node = np.arange(nb)[:, None]
     out[node, order[:, :k], np.arange(k)] = 1

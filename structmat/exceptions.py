@@ -65,6 +65,10 @@ class DeviceError(StructmatError, RuntimeError):
     """The device that was asked for cannot be used."""
 
 
+class DeviceMemoryError(DeviceError, MemoryError):
+    """What was asked for does not fit into the memory of the device; nothing was begun."""
+
+
 class _BlockError(StructmatError, np.linalg.LinAlgError):
     """An elimination failed in one block of the tree."""
 

@@ -15,6 +15,7 @@ import scipy.sparse.linalg as spla
 
 from . import _check
 from ._backend import (
+    cast,
     is_foreign_array,
     is_numpy,
     like,
@@ -23,11 +24,15 @@ from ._backend import (
     parallel_tasks,
     place_of,
     real_dtype,
+    require_room,
+    take,
+    to_numpy,
 )
 from ._typing import Array, Entries, IntArray, Kernel, NumpyArray
 from .exceptions import DeviceError, NonFiniteError, ShapeError
 
 STREAMS = 32  # of random numbers: pieces for the threads to take
+WORKSPACES = 3  # how often the samples are held at most: as drawn, by leaves, and as the parents see them
 
 
 class EntrySource:
@@ -200,6 +205,56 @@ class KernelSource(EntrySource):
         return np.asarray(self._values(x, y, rows, cols)).astype(self.dtype, copy=False)
 
 
+class DeviceKernelSource(KernelSource):
+    """A kernel function on points of another array library: blocks are evaluated where the points are.
+
+    Parameters
+    ----------
+    kernel : callable
+        Takes and returns arrays of that library.
+    row_points, col_points : arrays
+        Of NumPy; they are copied to the device.
+    example : array
+        An array of the library, on the device.
+    """
+
+    def __init__(self, kernel: Kernel, row_points: NumpyArray, col_points: NumpyArray, example: Array) -> None:
+        if getattr(kernel, "components", 1) > 1:
+            raise DeviceError("kernels with several components are built on the CPU: leave like= out")
+        self._there = tuple(like(p, example) for p in (row_points, col_points))
+        self._columns = tuple(namespace(p).expand_dims(p, axis=1) if p.ndim == 1 else p for p in self._there)
+        super().__init__(kernel, row_points, col_points)
+
+    def _block(self, i: IntArray, j: IntArray) -> NumpyArray:
+        x, y = self._there
+        block = to_numpy(self.kernel(take(x, i), take(y, j)))
+        self.evaluated += block.size
+        return block
+
+    def blocks(self, rows: IntArray, cols: IntArray, *, turned: bool = False) -> Array:
+        """As `EntrySource.blocks`, on the device."""
+        x, y = (take(p, np.maximum(index, 0)) if self.batched else p for p, index in
+                zip(self._columns if self.batched else self._there, (rows, cols), strict=True))  # fmt: skip
+        if self.batched:
+            values = self.kernel(x, y)
+        else:
+            pairs = zip(np.maximum(rows, 0), np.maximum(cols, 0), strict=True)
+            values = namespace(x).stack([self.kernel(take(x, i), take(y, j)) for i, j in pairs], axis=0)
+        xp = namespace(values)
+        values = cast(values, self.dtype)
+        self.evaluated += rows.size * cols.shape[1]
+        inside = (rows >= 0)[:, :, None] & (cols >= 0)[:, None, :]
+        if not inside.all():
+            values = xp.where(like(inside, values), values, xp.zeros_like(values))
+        if not bool(xp.all(xp.isfinite(values))):
+            self._require_finite_batch(to_numpy(values), rows, cols)
+        return xp.matrix_transpose(values) if turned else values
+
+    def pairs(self, i: IntArray, j: IntArray) -> NumpyArray:
+        """As `EntrySource.pairs`."""
+        return to_numpy(self.blocks(i[:, :1], j))[:, 0]
+
+
 def _as_columns(points: NumpyArray) -> NumpyArray:
     return points[:, None] if points.ndim == 1 else points
 
@@ -262,6 +317,17 @@ class OperatorSource:
             if fallback is None
             else f"op of type {type(op).__name__} has neither {block} nor {single}"
         )
+
+    def require_room(self, samples: int) -> None:
+        """Raise a `DeviceMemoryError` where a build from so many samples would not fit on the device."""
+        if self.example is None:
+            return
+        sides = 1 if self.backward is self.forward else 2
+        needed = 2 * sides * samples * sum(self.shape) // 2 * self.dtype.itemsize
+        require_room(
+            WORKSPACES * needed, namespace(self.example), f"a build from {samples} products with each side",
+            "use smaller leaves (leaf_size), which need fewer products, a larger rtol, or float32; or build on the CPU",
+        )  # fmt: skip
 
     def matmat(self, x: Array) -> Array:
         """A @ x for x (n, k)."""

@@ -9,6 +9,7 @@ from structmat import _backend
 from structmat._backend import namespace
 from structmat.exceptions import (
     DeviceError,
+    DeviceMemoryError,
     NonFiniteError,
     NotPositiveDefiniteError,
     SingularBlockError,
@@ -204,8 +205,13 @@ def test_what_needs_no_kernels_runs_and_the_rest_says_where(xp, name, symmetric)
     np.testing.assert_allclose(there.to_dense(), a.to_dense(), atol=1e-12)
     if xp.namespace is np:
         return
-    sums = [lambda: there + there, there.truncate, there.diagonal] if name != "HSS" else []
-    for operation in (*sums, lambda: there[:2, :3]):
+    if name in ("HSS", "H2"):
+        np.testing.assert_allclose(there[5:20, ::7], a[5:20, ::7], atol=1e-12)
+        np.testing.assert_allclose(there.diagonal(), a.diagonal(), atol=1e-12)
+        refused = [] if name == "HSS" else [lambda: there + there, there.truncate, there.norm]
+    else:
+        refused = [there.diagonal, lambda: there[:2, :3]]
+    for operation in refused:
         with pytest.raises(DeviceError, match=r'call A.to_device\("cpu"\) first'):
             operation()
 
@@ -293,3 +299,72 @@ def test_sums_with_wide_bases_are_factored_on_a_device():
     matrix = sm.HSSMatrix(wide, a.row_tree, a.row_tree, a.certificate)._with_arrays(torch.asarray)
     for f in (matrix.factorize(), matrix.factorize(positive_definite=True)):
         np.testing.assert_allclose(2 * dense @ f.solve(np.ones(32)), 1.0)
+
+
+# ----------------------------------------------------------------------------------------- memory
+
+
+@pytest.fixture
+def torch_as_gpu(monkeypatch):
+    """A device "gpu" of torch tensors, and a function that sets how many bytes are free there."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(_backend, "device_namespace", lambda device: torch if device == "gpu" else np)
+
+    def with_free(count):
+        monkeypatch.setattr(_backend, "free_bytes", lambda library: count)
+
+    return with_free
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("name", ["HSS", "HODLR", "H", "H2"])
+def test_a_matrix_that_does_not_fit_is_refused_before_it_moves(torch_as_gpu, name, symmetric):
+    a = matrices(symmetric)[name]
+    torch_as_gpu(a.nbytes // 2)
+    with pytest.raises(
+        DeviceMemoryError, match=r"takes .* GB on the device, but .* GB are free there: delete"
+    ) as error:
+        a.to_device("gpu")
+    assert isinstance(error.value, MemoryError)
+    torch_as_gpu(10 * a.nbytes)
+    there = a.to_device("gpu")
+    v = np.ones(N)
+    np.testing.assert_allclose(there @ v, a @ v, atol=1e-11)
+    np.testing.assert_allclose(there.to_device("cpu") @ v, a @ v, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["HSS", "H2"])
+def test_bytes_on_a_device_are_those_of_its_arrays(name):
+    torch = pytest.importorskip("torch")
+    a = matrices(symmetric=False)[name]
+    there = a._with_arrays(torch.asarray)
+    assert isinstance(there @ torch.ones(N, dtype=torch.float64), torch.Tensor)
+    held = there._storage.nbytes
+    if name == "H2":
+        parts, bases = there._storage._batched
+        held += sum(b.nbytes for _near, couplings in parts for b in couplings)
+        held += sum(a.nbytes for basis in bases for a in basis.levels)
+    assert 0.95 * held <= a._device_bytes() <= 1.3 * held  # without the integers
+
+
+def test_a_build_that_does_not_fit_is_refused_before_it_starts(torch_as_gpu):
+    torch = pytest.importorskip("torch")
+    dense = torch.eye(300, dtype=torch.float64)
+    torch_as_gpu(100_000)
+    with pytest.raises(DeviceMemoryError, match=r"a build from \d+ products .* use smaller leaves"):
+        sm.HSSMatrix.from_operator(Multiplied(dense), like=dense)
+    torch_as_gpu(100_000_000)
+    assert sm.HSSMatrix.from_operator(Multiplied(dense), like=dense).certificate.met
+
+
+class Multiplied:
+    """The products with a tensor, as an operator."""
+
+    def __init__(self, tensor):
+        self.tensor, self.shape, self.dtype = tensor, tensor.shape, tensor.dtype
+
+    def matmat(self, x):
+        return self.tensor @ x
+
+    def rmatmat(self, x):
+        return self.tensor.T @ x

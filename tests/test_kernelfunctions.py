@@ -236,3 +236,26 @@ def test_a_new_kernel_must_say_how_it_changes():
     )
     with pytest.raises(NotImplementedError, match="Unfinished must define _derivative_of_distance"):
         unfinished().derivative("length")([0.0], [1.0])
+
+
+ANYWHERE = [case[0] for case in CASES if "dim=2)" not in repr(case[0]) or "Laplace" in repr(case[0])]
+
+
+@pytest.mark.parametrize("kernel", ANYWHERE, ids=repr)
+@pytest.mark.parametrize("shape", [(5,), (5, 2), (3, 5, 2)])
+def test_kernels_are_evaluated_where_their_points_are(xp, kernel, shape, rng):
+    if kernel.dim == 1 and len(shape) > 1:
+        pytest.skip("the kernel belongs to fewer dimensions")
+    x, y = rng.random(shape), rng.random(shape)
+    y[:2] = x[:2]  # coincident points
+    values = kernel(xp.asarray(x), xp.asarray(y))
+    assert type(values) is type(xp.asarray(x))
+    np.testing.assert_allclose(xp.to_numpy(values), kernel(x, y), rtol=1e-13, atol=1e-14)
+
+
+def test_bessel_functions_are_those_of_the_cpu():
+    torch = pytest.importorskip("torch")
+    x = torch.rand(3, 2, dtype=torch.float64)
+    for kernel in (kf.Yukawa(dim=2), kf.Helmholtz(dim=2)):
+        with pytest.raises(sm.DeviceError, match=r"is SciPy's: evaluate it on the CPU"):
+            kernel(x, x)

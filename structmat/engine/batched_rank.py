@@ -9,7 +9,7 @@ from __future__ import annotations
 import array_api_compat
 import numpy as np
 
-from .._backend import adjoint, cast, conj, like, namespace, numpy_dtype, to_numpy
+from .._backend import adjoint, cast, like, namespace, numpy_dtype, squared_norms, take, to_numpy
 from .._typing import Array, IntArray, NumpyArray
 
 
@@ -25,7 +25,7 @@ def pivoted_rows(
     nb, p, s = blocks.shape
     device = array_api_compat.device(blocks)
     slots, first_rows = xp.arange(p, device=device), p * xp.arange(nb, device=device)
-    squares = _row_squares(blocks)
+    squares = squared_norms(blocks, axis=2)
     free = squares >= 0.0
     floor = noise * noise * xp.sum(squares, axis=1)
     allowed = like(tail.astype(np.float64) ** 2, blocks)
@@ -44,7 +44,7 @@ def pivoted_rows(
         weights = xp.matmul(blocks, adjoint(pivot)) * cast(xp.reshape(free, (nb, p, 1)), dtype)
         blocks = blocks - weights * pivot
         free = free & ((slots != xp.reshape(pick, (nb, 1))) | ~xp.reshape(active, (nb, 1)))
-        squares = _row_squares(blocks) * xp.astype(free, xp.float64)
+        squares = squared_norms(blocks, axis=2) * xp.astype(free, xp.float64)
         columns.append(weights)
         picks.append(pick)
         ranks = ranks + xp.astype(active, xp.int64)
@@ -53,11 +53,20 @@ def pivoted_rows(
     return found, pivots, to_numpy(ranks), np.sqrt(to_numpy(residual))
 
 
-def _row_squares(blocks: Array) -> Array:
-    """The squared norms of rows, (nb, p), in double precision."""
-    xp = namespace(blocks)
-    squares = xp.real(blocks * conj(blocks)) if numpy_dtype(blocks).kind == "c" else blocks * blocks
-    return xp.sum(squares, axis=2, dtype=xp.float64)
+def interpolation(lower: Array, order: IntArray, ranks: IntArray) -> Array:
+    """Rest (nb, p - k, k) as `cpu_rank.interpolation` finds it, from factors (nb, p, k) by original rows."""
+    xp = namespace(lower)
+    nb, p, k = lower.shape
+    index = (order + p * np.arange(nb)[:, None]).ravel()
+    ordered = xp.reshape(take(xp.reshape(lower, (nb * p, k)), index), (nb, p, k))
+    top, bottom = ordered[:, :k, :], ordered[:, k:, :]
+    if 0 in bottom.shape:
+        return bottom
+    # rows of the skeleton beyond the rank of a block take no part
+    unused = (np.arange(k) >= ranks[:, None]).astype(numpy_dtype(lower))
+    corner = (np.arange(k)[:, None] < ranks[:, None, None]).astype(numpy_dtype(lower))
+    top = top * like(corner, lower) + like(unused[:, :, None] * np.eye(k, dtype=unused.dtype), lower)
+    return xp.matrix_transpose(xp.linalg.solve(xp.matrix_transpose(top), xp.matrix_transpose(bottom)))
 
 
 def nullify(omega: Array, y: Array) -> tuple[Array, Array, NumpyArray]:

@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import is_numpy, namespace, one_blas_thread, parallel_ranges, parallel_tasks, to_numpy, zeros_beside
+from .._backend import (
+    is_numpy,
+    namespace,
+    numpy_dtype,
+    one_blas_thread,
+    parallel_ranges,
+    parallel_tasks,
+    real_dtype,
+    to_numpy,
+    zeros_beside,
+)
 from .._typing import Array, NumpyArray
 
 # below this many bytes one thread is done before a second has been woken
@@ -97,12 +107,15 @@ def left_singular(a: Array) -> tuple[Array, NumpyArray]:
     return np.concatenate([u for u, _ in parts]), np.concatenate([s for _, s in parts])
 
 
-def svd(a: NumpyArray) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
-    """Thin singular value decompositions of a batch (nb, p, k): u (nb, p, m), s (nb, m), v^H (nb, m, k)."""
+def svd(a: Array) -> tuple[Array, NumpyArray, Array]:
+    """Thin singular value decompositions of a batch (nb, p, k): u (nb, p, m), s (nb, m), NumPy's, v^H (nb, m, k)."""
     if 0 in a.shape:
-        small, real = min(a.shape[1:]), a.real.dtype
-        u, v = np.zeros((*a.shape[:2], small), a.dtype), np.zeros((a.shape[0], small, a.shape[2]), a.dtype)
-        return u, np.zeros((a.shape[0], small), real), v
+        small = min(a.shape[1:])
+        u, v = _zeros((*a.shape[:2], small), a), _zeros((a.shape[0], small, a.shape[2]), a)
+        return u, np.zeros((a.shape[0], small), real_dtype(numpy_dtype(a))), v
+    if not is_numpy(a):
+        left, values, right = namespace(a).linalg.svd(a, full_matrices=False)
+        return left, to_numpy(values), right
     parts = _by_ranges(lambda part: np.linalg.svd(part, full_matrices=False), a)
     u, s, v = (np.concatenate([part[k] for part in parts]) for k in range(3))
     return u, s, v

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .._typing import IntArray, NumpyArray
+from .._backend import concatenated, is_numpy, take, with_columns, zeros_beside
+from .._typing import Array, IntArray, NumpyArray
 from ..blocks import BlockBatch, LowRankBatch
 from .storage import FlatBlocks
 
@@ -33,6 +34,8 @@ def keys_of(batch: BlockBatch | LowRankBatch, level: int) -> IntArray:
 
 def side_by_side(parts: Sequence[Sequence[LowRankBatch]], level: int) -> list[LowRankBatch]:
     """The sums of blocks that stand in the same places, exactly: factors beside each other."""
+    if any(not is_numpy(b.left) for part in parts for b in part):
+        return _beside_on_device(parts, level)
     pieces = []
     for batch in (b for part in parts for b in part):
         none = np.zeros(len(batch), dtype=np.int64)
@@ -40,6 +43,28 @@ def side_by_side(parts: Sequence[Sequence[LowRankBatch]], level: int) -> list[Lo
     if not pieces:
         return []
     return assembled(pieces, level, pieces[0].batch.left.shape[1], pieces[0].batch.right.shape[1])
+
+
+def _beside_on_device(parts: Sequence[Sequence[LowRankBatch]], level: int) -> list[LowRankBatch]:
+    """One batch for all places, in which each part has the columns of its largest rank."""
+    known = [(part, np.concatenate([keys_of(b, level) for b in part])) for part in parts if part]
+    keys = np.unique(np.concatenate([found for _part, found in known]))
+    factors = []
+    for name in ("left", "right"):
+        columns = [_at(keys, found, [getattr(b, name) for b in part]) for part, found in known]
+        factors.append(concatenated(columns, axis=2))
+    rows, cols = np.divmod(keys, 1 << level)
+    return [LowRankBatch(factors[0], factors[1], rows, cols)]
+
+
+def _at(keys: IntArray, found: IntArray, factors: list[Array]) -> Array:
+    """Factors (nb, p, k) of blocks at the places `found`, as those of the blocks `keys`: zero where there is none."""
+    rank = max(f.shape[2] for f in factors)
+    wide = [with_columns(f, rank) for f in factors]
+    blocks = concatenated([*wide, zeros_beside((1, *wide[0].shape[1:]), wide[0])])
+    index = np.full(len(keys), len(found))
+    index[np.searchsorted(keys, found)] = np.arange(len(found))
+    return take(blocks, index)
 
 
 def assembled(pieces: list[Piece], level: int, p: int, q: int) -> list[LowRankBatch]:
@@ -129,10 +154,10 @@ def alike(a: FlatBlocks, b: FlatBlocks) -> tuple[FlatBlocks, FlatBlocks]:
     return (a, b) if a.half and b.half else (a.expanded(), b.expanded())
 
 
-def aligned(a: BlockBatch, b: BlockBatch, level: int) -> NumpyArray:
+def aligned(a: BlockBatch, b: BlockBatch, level: int) -> Array:
     """The dense blocks of b in the order of those of a; both have the same places."""
     mine, its = keys_of(a, level), keys_of(b, level)
     if np.array_equal(mine, its):
         return b.data
     order = np.argsort(its)
-    return b.data[order[np.searchsorted(its[order], mine)]]
+    return take(b.data, order[np.searchsorted(its[order], mine)])

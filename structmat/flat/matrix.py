@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
-from .._backend import is_numpy
+from .._backend import cast, is_numpy
 from .._typing import IntArray, NumpyArray
 from ..base import StructuredMatrix
 from ..blocks import BlockBatch, LowRankBatch
@@ -41,6 +41,8 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StoredMatrix):
     certificate : Certificate
         What is known of the error.
     """
+
+    _algebra_on_device = True
 
     def __init__(
         self, blocks: FlatBlocks | tuple[FlatBlocks, ...], row_tree: ClusterTree, col_tree: ClusterTree,
@@ -142,6 +144,7 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StoredMatrix):
         return entry_values(self, count, count)
 
     def _inner(self, other: FlatMatrix) -> Any:
+        self._require_beside(other, "the operands of an inner product")
         return inner(self.blocks, other.blocks)
 
     def _frobenius(self) -> float:
@@ -161,7 +164,6 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StoredMatrix):
         asked: float | None = None,
     ) -> Any:  # fmt: skip
         """Truncate an exact result and certify the truncation; `spent` is the absolute error made before."""
-        self._require_on_host("recompression runs")
         cut = truncate.truncate(exact, rtol=rtol, atol=atol, max_rank=max_rank)
         eps = float(np.finfo(self.dtype).eps)
         relative, absolute, noise = (
@@ -178,6 +180,7 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StoredMatrix):
         mine, its = alike(self.blocks, other.blocks)
         if same_places(mine, its):
             return its, 0.0
+        self._require_on_host("sums over two partitions run")
         moved, error = repartition(its, self.partition, rtol * other.norm())
         return (lower_half(moved) if its.half else moved), error
 
@@ -199,6 +202,7 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StoredMatrix):
         never formed.
         """
         self._require_same_trees(other, "the operands of a Hadamard product")
+        self._require_on_host("entrywise products run")
         tolerance = self._tolerance(rtol, other)
         its, moved = self._on_my_partition(other, 0.1 * tolerance)
         factors = [truncate.truncate(b, rtol=0.0).blocks for b in (self.blocks, its)]
@@ -246,9 +250,9 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StoredMatrix):
 
     def _scaled(self, number: complex) -> Any:
         if number.imag == 0.0:
-            return self._with_blocks(arithmetic.scale(self.blocks, self.dtype.type(number.real)))
+            return self._with_blocks(arithmetic.scale(self.blocks, number.real))
         target = np.result_type(self.dtype, np.complex64)
-        return self._with_blocks(arithmetic.scale(self.blocks.expanded().map(lambda a: a.astype(target)), number))
+        return self._with_blocks(arithmetic.scale(self.blocks.expanded().map(lambda a: cast(a, target)), number))
 
     def multiply(self, other: FlatMatrix, *, rtol: float | None = None, partition: BlockPartition | None = None) -> Any:
         """The matrix product A @ B, recompressed to `rtol`.

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import adjoint, to_numpy
-from .._typing import IntArray, NumpyArray
+from .._backend import adjoint, conj, is_numpy, namespace, take, to_numpy
+from .._backend import squared_norms as sums
+from .._typing import Array, IntArray, NumpyArray
 from ..blocks import BlockBatch, LowRankBatch
 from ..engine.dense import matmul
 from ..exceptions import TreeMismatchError
@@ -26,14 +27,20 @@ def frobenius(blocks: FlatBlocks) -> float:
     return float(np.sqrt(total))
 
 
-def squared_norms(batch: BlockBatch | LowRankBatch) -> np.ndarray:
+def squared_norms(batch: BlockBatch | LowRankBatch) -> NumpyArray:
     """The squared Frobenius norm of each block, (nb,): of L R^H it is the sum over (L^H L) * conj(R^H R)."""
     if isinstance(batch, BlockBatch):
-        data = to_numpy(batch.data)
+        data = batch.data
+        if not is_numpy(data):
+            return to_numpy(sums(data, axis=(1, 2)))
         return np.einsum("bpq,bpq->b", data, data.conj(), optimize=True).real.astype(np.float64)
-    left, right = to_numpy(batch.left), to_numpy(batch.right)
-    grams = matmul(adjoint(left), left), matmul(adjoint(right), right)
-    return np.maximum(0.0, (grams[0] * grams[1].conj()).real.sum(axis=(1, 2)).astype(np.float64))
+    return np.maximum(0.0, _products_of(batch.left, batch.left, batch.right, batch.right).real.astype(np.float64))
+
+
+def _products_of(left: Array, other_left: Array, right: Array, other_right: Array) -> NumpyArray:
+    """The inner products (nb,) of the blocks L R^H with the blocks M S^H: the sums over (L^H M) * conj(R^H S)."""
+    products = matmul(adjoint(left), other_left) * conj(matmul(adjoint(right), other_right))
+    return to_numpy(namespace(products).sum(products, axis=(1, 2)))
 
 
 def inner(a: FlatBlocks, b: FlatBlocks) -> Any:
@@ -50,13 +57,13 @@ def inner(a: FlatBlocks, b: FlatBlocks) -> Any:
     total: Any = 0.0
     for level in range(a.depth + 1):
         x, y = a.near[level], aligned(a.near[level], b.near[level], level)
-        total = total + _both_halves((x.data.conj() * y).sum(axis=(1, 2)), x.rows, x.cols, a.half)
+        products = conj(x.data) * y
+        total = total + _both_halves(to_numpy(namespace(y).sum(products, axis=(1, 2))), x.rows, x.cols, a.half)
         for p in a.far[level]:
             for q in b.far[level]:
                 _, i, j = np.intersect1d(keys_of(p, level), keys_of(q, level), return_indices=True)
                 if len(i):
-                    left, right = matmul(adjoint(p.left[i]), q.left[j]), matmul(adjoint(p.right[i]), q.right[j])
-                    parts = (left * right.conj()).sum(axis=(1, 2))
+                    parts = _products_of(take(p.left, i), take(q.left, j), take(p.right, i), take(q.right, j))
                     total = total + _both_halves(parts, p.rows[i], p.cols[i], a.half)
     return total
 

@@ -18,12 +18,26 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import adjoint, conj, numpy_dtype, one_blas_thread, parallel_ranges, parallel_tasks, thread_count
+from .._backend import (
+    adjoint,
+    concatenated,
+    conj,
+    is_numpy,
+    numpy_dtype,
+    one_blas_thread,
+    parallel_ranges,
+    parallel_tasks,
+    take,
+    thread_count,
+    with_columns,
+)
 from .._typing import Array, IntArray, NumpyArray
 from ..blocks import BlockBatch, LowRankBatch
 from ..engine import reference
 from ..engine.dense import SERIAL_BYTES
 from ..storage import Storage
+
+DEVICE_STEP = 8
 
 # for each level that has blocks: the level, the sorted keys row * 2**level + column, and rows of the table
 Places = tuple[tuple[int, IntArray, IntArray], ...]
@@ -98,13 +112,13 @@ class FlatBlocks:
         near, far = [], []
         for dense, batches in zip(self.near, self.far, strict=True):
             off = np.flatnonzero(dense.rows != dense.cols)
-            data = np.concatenate([dense.data, adjoint(dense.data[off])])
+            data = concatenated([dense.data, adjoint(take(dense.data, off))])
             rows, cols = np.append(dense.rows, dense.cols[off]), np.append(dense.cols, dense.rows[off])
             near.append(BlockBatch(data, rows, cols))
             far.append(
                 tuple(
                     LowRankBatch(
-                        np.concatenate([b.left, b.right]), np.concatenate([b.right, b.left]),
+                        concatenated([b.left, b.right]), concatenated([b.right, b.left]),
                         np.append(b.rows, b.cols), np.append(b.cols, b.rows),
                     )
                     for b in batches
@@ -292,13 +306,20 @@ def _shares(table: IntArray, total: int, threads: int) -> IntArray:
     return np.concatenate([[0], np.searchsorted(starts, wanted), [len(table)]]).astype(np.int64)
 
 
-def by_rank(left: NumpyArray, right: NumpyArray, ranks: IntArray, rows: IntArray, cols: IntArray) -> list[LowRankBatch]:
-    """Batches of equal rank from zero-padded factors (nb, p, k) and (nb, q, k)."""
+def by_rank(left: Array, right: Array, ranks: IntArray, rows: IntArray, cols: IntArray) -> list[LowRankBatch]:
+    """Batches of equal rank from zero-padded factors (nb, p, k) and (nb, q, k).
+
+    On a device batches have ranks padded to multiples of DEVICE_STEP: few batches of many blocks.
+    """
+    if not is_numpy(left):
+        ranks = -(-ranks // DEVICE_STEP) * DEVICE_STEP
+        left, right = (with_columns(f, -(-f.shape[2] // DEVICE_STEP) * DEVICE_STEP) for f in (left, right))
     order = np.argsort(ranks, kind="stable")
     batches = []
     for rank, group in groupby(order, key=lambda b: int(ranks[b])):
         pick = np.fromiter(group, dtype=np.int64)
-        batches.append(LowRankBatch(left[pick, :, :rank], right[pick, :, :rank], rows[pick], cols[pick]))
+        some = [take(factor[:, :, :rank], pick) for factor in (left, right)]
+        batches.append(LowRankBatch(some[0], some[1], rows[pick], cols[pick]))
     return batches
 
 
@@ -309,6 +330,6 @@ def merged(batches: list[LowRankBatch]) -> tuple[LowRankBatch, ...]:
         parts = list(group)
         rows, cols = np.concatenate([b.rows for b in parts]), np.concatenate([b.cols for b in parts])
         order = np.lexsort((cols, rows))
-        left, right = np.concatenate([b.left for b in parts]), np.concatenate([b.right for b in parts])
-        result.append(LowRankBatch(left[order], right[order], rows[order], cols[order]))
+        left, right = concatenated([b.left for b in parts]), concatenated([b.right for b in parts])
+        result.append(LowRankBatch(take(left, order), take(right, order), rows[order], cols[order]))
     return tuple(result)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._backend import adjoint
-from .._typing import IntArray, NumpyArray
+from .._backend import adjoint, like, namespace, numpy_dtype, real_dtype, take, to_numpy
+from .._backend import squared_norms as column_squares
+from .._typing import Array, IntArray, NumpyArray
 from ..blocks import LowRankBatch
 from ..engine import dense
 from .norms import squared_norms
@@ -30,11 +31,11 @@ class _Spectrum:
     """The singular value decompositions of one batch: P U diag(s) V^H Q^H."""
 
     batch: LowRankBatch
-    left: NumpyArray  # P (nb, p, m)
-    u: NumpyArray  # (nb, m, r)
+    left: Array  # P (nb, p, m)
+    u: Array  # (nb, m, r)
     values: NumpyArray  # (nb, r) float64, falling
-    v: NumpyArray  # V^H (nb, r, m')
-    right: NumpyArray  # Q (nb, q, m')
+    v: Array  # V^H (nb, r, m')
+    right: Array  # Q (nb, q, m')
     weights: NumpyArray  # (nb,): 2 where a block also stands for its adjoint
     noise: NumpyArray  # (nb,): squared norm below which what is left is rounding
 
@@ -85,14 +86,10 @@ def _spectrum(batch: LowRankBatch, half: bool) -> _Spectrum:
     right, s = dense.qr(batch.right)
     u, values, v = dense.svd(dense.matmul(r, adjoint(s)))
     # the columns of R and S are as long as those of the factors
-    squares = (_column_squares(r) * _column_squares(s)).sum(axis=1)
-    noise = (NOISE * float(np.finfo(batch.left.dtype).eps)) ** 2 * squares
+    squares = (to_numpy(column_squares(r, axis=1)) * to_numpy(column_squares(s, axis=1))).sum(axis=1)
+    noise = (NOISE * float(np.finfo(numpy_dtype(batch.left)).eps)) ** 2 * squares
     weights = np.where((batch.rows != batch.cols) & half, 2.0, 1.0)
     return _Spectrum(batch, left, u, values.astype(np.float64), v, right, weights, noise)
-
-
-def _column_squares(a: NumpyArray) -> NumpyArray:
-    return (np.abs(a).astype(np.float64) ** 2).sum(axis=1)
 
 
 def _chosen(spectra: list[_Spectrum], allowed: float, max_rank: int | None) -> tuple[list[IntArray], float]:
@@ -128,16 +125,18 @@ def _left_out(spectra: list[_Spectrum], squares: list[NumpyArray], ranks: list[I
 def _rebuilt(s: _Spectrum, ranks: IntArray) -> list[LowRankBatch]:
     """The blocks cut to their ranks: orthonormal left factors, the singular values in the right ones."""
     batches = []
-    v = adjoint(s.v) * s.values[:, None, :].astype(s.v.real.dtype)
+    scale = np.where(np.arange(s.values.shape[1]) < ranks[:, None], s.values, 0.0)
+    v = adjoint(s.v) * like(scale[:, None, :].astype(real_dtype(numpy_dtype(s.v))), s.v)
     for u_part in by_rank(s.u, v, ranks, np.arange(len(ranks)), np.arange(len(ranks))):
         pick = u_part.rows
-        left = _without_padding(dense.matmul(s.left[pick], u_part.left), s.batch.left[pick])
-        right = _without_padding(dense.matmul(s.right[pick], u_part.right), s.batch.right[pick])
+        left = _without_padding(dense.matmul(take(s.left, pick), u_part.left), take(s.batch.left, pick))
+        right = _without_padding(dense.matmul(take(s.right, pick), u_part.right), take(s.batch.right, pick))
         batches.append(LowRankBatch(left, right, s.batch.rows[pick], s.batch.cols[pick]))
     return batches
 
 
-def _without_padding(factor: NumpyArray, original: NumpyArray) -> NumpyArray:
+def _without_padding(factor: Array, original: Array) -> Array:
     """Rows that were zero stay so: orthogonal factors of deficient ones may put rounding there."""
-    used: NumpyArray = np.any(original, axis=2)
-    return factor if used.all() else factor * used[:, :, None]
+    xp = namespace(original)
+    used = xp.any(original != 0.0, axis=2, keepdims=True)
+    return factor if bool(xp.all(used)) else factor * xp.astype(used, factor.dtype)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .._backend import adjoint, like, namespace, numpy_dtype, to_numpy, zeros_beside
+from .._backend import adjoint, like, namespace, numpy_dtype, to_numpy, with_columns, zeros_beside
 from .._typing import Array, IntArray, NumpyArray
 from ..batched import BatchedFactorization, times, with_padded_diagonal
 from ..blocks import array_bytes
@@ -171,8 +171,8 @@ def _by_node(batches: tuple[Any, ...], level: int, half: bool) -> tuple[Array, A
         if half:
             turns.append((batch.right, batch.left, batch.cols, batch.rows))
         for left, right, row, col in turns:
-            lefts.append(_widened(left, rank))
-            rights.append(_widened(right, rank))
+            lefts.append(with_columns(left, rank))
+            rights.append(with_columns(right, rank))
             rows.append(row)
             cols.append(col)
     xp = namespace(lefts[0])
@@ -181,11 +181,3 @@ def _by_node(batches: tuple[Any, ...], level: int, half: bool) -> tuple[Array, A
 
 def _placed(blocks: Array, nodes: list[IntArray], level: int) -> Array:
     return ScatterSum(np.concatenate(nodes), 1 << level)(blocks)
-
-
-def _widened(factor: Array, rank: int) -> Array:
-    """A factor (nb, p, k) with columns of zeros up to a rank."""
-    nb, p, k = factor.shape
-    if k == rank:
-        return factor
-    return namespace(factor).concat([factor, zeros_beside((nb, p, rank - k), factor)], axis=2)

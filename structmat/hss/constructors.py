@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _check
+from .._backend import is_numpy
 from .._inputs import (
     TreeLike,
     _kernel_trees,
@@ -26,7 +27,7 @@ from .._typing import Entries, Kernel, RandomLike
 from ..blocks import NestedBasis
 from ..certificate import Certificate, exact
 from ..exceptions import ShapeError, StructureWarning, SymmetryError
-from ..sources import EntrySource, KernelSource, OperatorSource
+from ..sources import DeviceKernelSource, EntrySource, KernelSource, OperatorSource
 from ..tree import ClusterTree, as_tree_pair
 from . import arithmetic, dense, interpolative
 from .certify import by_entries
@@ -143,7 +144,7 @@ class HSSConstructors:
     def from_kernel(
         cls, kernel: Kernel, points: Any, tree: TreeLike = None, *, column_points: Any = None, rtol: float = 1e-8,
         atol: float = 0.0, max_rank: int | None = None, symmetric: bool = False, leaf_size: int = 64,
-        rng: RandomLike = 0, progress: Progress = None,
+        like: Any = None, rng: RandomLike = 0, progress: Progress = None,
     ) -> HSSMatrix:  # fmt: skip
         """Compress the matrix of a kernel function on points.
 
@@ -162,6 +163,10 @@ class HSSConstructors:
             Other points for the columns: a rectangular matrix.
         rtol, atol, max_rank, symmetric, rng, progress
             As in `from_entries`.
+        like : array, optional
+            An array of another library, of CuPy say: the kernel gets and returns such arrays, and the matrix is built
+            on their device and stays there. The kernels of the library run on any; those that are not `batched` take a
+            call for each block.
 
         Notes
         -----
@@ -178,7 +183,8 @@ class HSSConstructors:
         True
         """
         rows, cols = _point_sets(points, column_points, symmetric)
-        source = KernelSource(kernel, rows, cols)
+        on_host = like is None or is_numpy(like)
+        source = KernelSource(kernel, rows, cols) if on_host else DeviceKernelSource(kernel, rows, cols, like)
         points_of = source.row_points, source.col_points
         row_tree, col_tree = _kernel_trees(tree, *points_of, leaf_size, same=column_points is None)
         return _from_source(source, row_tree, col_tree, rtol, atol, max_rank, symmetric, rng, progress)

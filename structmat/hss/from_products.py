@@ -61,6 +61,7 @@ class _Recorder:
     def draw(self, count: int) -> Samples:
         """`count` new samples as (leaves, size, count) blocks, kept for later rounds."""
         dtype = self.source.dtype
+        self.source.require_room(count + sum(part.count for part in self.parts))
 
         def leaves(tree: ClusterTree, x: Array) -> Array:
             blocks = tree.to_leaves(x)

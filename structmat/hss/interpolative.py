@@ -16,16 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from .._typing import IntArray, NumpyArray
-from ..blocks import NestedBasis
+from .._backend import concatenated, conj, like, squared_norm, with_columns
+from .._typing import Array, IntArray, NumpyArray
+from ..blocks import NestedBasis, expand_interpolation
 from ..lowrank import row_interpolation
-from ..sources import EntrySource
+from ..sources import DeviceKernelSource, EntrySource
 from ..tree import ClusterTree
 from .generators import Generators
 from .sampling import SamplingRule, far_samples
 
 # bytes of samples held at a time: few enough to stay in the cache
 CHUNK_BYTES = 1 << 22
+DEVICE_CHUNK_BYTES = 1 << 28
 # share of the tolerance for the truncation; an interpolation from skeleton rows amplifies it by a modest factor
 SHARE = 0.5
 
@@ -57,7 +59,7 @@ def build(
     sides = [rows] if symmetric else [rows, _Side(source, col_tree, row_tree, adjointly=True)]
     size = _norm(diagonal, rows, rule)
     allowed = max(rtol * size, atol)
-    couplings: list[NumpyArray] = []
+    couplings: list[Array] = []
     for level in range(depth, 0, -1):
         for side in sides:
             tail = SHARE * allowed / np.sqrt(2.0 * depth * 2**level)
@@ -69,27 +71,41 @@ def build(
     return Built(Generators(diagonal, row_basis, col_basis, tuple(couplings[::-1]), symmetric), size)
 
 
-def _leaf_blocks(source: EntrySource, row_tree: ClusterTree, col_tree: ClusterTree) -> NumpyArray:
+def _leaf_blocks(source: EntrySource, row_tree: ClusterTree, col_tree: ClusterTree) -> Array:
     rows, cols = (np.where(t.leaf_positions < t.n, t.leaf_positions, -1) for t in (row_tree, col_tree))
+    return _evaluated(source, rows, cols)
+
+
+def _evaluated(source: EntrySource, rows: IntArray, cols: IntArray) -> Array:
+    """The blocks at rows (nb, p) and columns (nb, q), a chunk at a time."""
+    chunks = _chunks(source, len(rows), rows.shape[1] * cols.shape[1])
+    if _on_device(source):
+        return concatenated([source.blocks(rows[part], cols[part]) for part in chunks])
     out = np.empty((len(rows), rows.shape[1], cols.shape[1]), dtype=source.dtype)
-    for part in _chunks(len(rows), out[0].nbytes):
+    for part in chunks:
         out[part] = source.blocks(rows[part], cols[part])
     return out
 
 
-def _chunks(count: int, nbytes: int) -> list[slice]:
-    step = max(1, CHUNK_BYTES // max(1, nbytes))
+def _on_device(source: EntrySource) -> bool:
+    return isinstance(source, DeviceKernelSource)
+
+
+def _chunks(source: EntrySource, count: int, numbers: int) -> list[slice]:
+    """Pieces of `count` blocks of so many numbers."""
+    limit = DEVICE_CHUNK_BYTES if _on_device(source) else CHUNK_BYTES
+    step = max(1, limit // max(1, numbers * source.dtype.itemsize))
     return [slice(k, min(k + step, count)) for k in range(0, count, step)]
 
 
-def _norm(diagonal: NumpyArray, side: _Side, rule: SamplingRule) -> float:
+def _norm(diagonal: Array, side: _Side, rule: SamplingRule) -> float:
     """Estimate of ||A||_F: the diagonal blocks exactly, the rest from the samples of up to 64 leaves."""
-    square = float(np.vdot(diagonal, diagonal).real)
-    leaves = len(diagonal)
+    square = squared_norm(diagonal)
+    leaves = int(diagonal.shape[0])
     if leaves > 1:
         picks = np.unique(np.linspace(0, leaves - 1, min(leaves, 64)).astype(np.int64))
         samples = side.samples(side.tree.depth, picks, rule)
-        square += float(np.vdot(samples, samples).real) * leaves / len(picks)
+        square += squared_norm(samples) * leaves / len(picks)
     return float(np.sqrt(square))
 
 
@@ -101,12 +117,12 @@ class _Side:
         # the indices (in the user's order) that stand for a node: its own at the leaves, skeletons above; -1 pads
         leaf = tree.leaf_positions
         self.candidates = np.where(leaf < tree.n, leaf, -1)
-        self.arrays: list[NumpyArray] = []
+        self.arrays: list[Array] = []
         self.orders: list[IntArray] = []
         self.ranks: list[IntArray] = []
         self._far: dict[int, tuple[IntArray, NumpyArray]] = {}
 
-    def samples(self, level: int, nodes: IntArray, rule: SamplingRule) -> NumpyArray:
+    def samples(self, level: int, nodes: IntArray, rule: SamplingRule) -> Array:
         """Weighted samples of the block rows of some nodes, (len(nodes), candidates, s)."""
         if level not in self._far:
             self._far = {level: far_samples(self.tree, self.other, level, rule)}
@@ -115,11 +131,10 @@ class _Side:
         far = np.where(positions >= 0, self.other.perm[np.maximum(positions, 0)], -1)
         mine = self.candidates[nodes]
         if self.adjointly:
-            block = self.source.blocks(far, mine, turned=True)
-            block = block.conj() if block.dtype.kind == "c" else block
+            block = conj(self.source.blocks(far, mine, turned=True))
         else:
             block = self.source.blocks(mine, far)
-        block *= weights[:, None, :]
+        block *= like(weights[:, None, :], block)
         return block
 
     def compress(self, level: int, tail: float, max_rank: int | None, rule: SamplingRule) -> None:
@@ -127,19 +142,17 @@ class _Side:
         count, width = self.candidates.shape
         if level not in self._far:
             self._far = {level: far_samples(self.tree, self.other, level, rule)}
-        nbytes = 2 * width * self._far[level][0].shape[1] * self.source.dtype.itemsize
+        chunks = _chunks(self.source, count, 2 * width * self._far[level][0].shape[1])
         candidates = (self.candidates >= 0).sum(axis=1)
         # a skeleton row stands for many rows of the node
         tails = tail * np.sqrt(np.maximum(candidates, 1) / self.tree.sizes(level))
         parts = []
-        for part in _chunks(count, nbytes):
+        for part in chunks:
             blocks = self.samples(level, np.arange(count)[part], rule)
             parts.append(row_interpolation(blocks, tails[part], max_rank=max_rank))
         rank = max(p[2].max(initial=0) for p in parts)
-        rest = np.zeros((count, width - rank, rank), dtype=self.source.dtype)
-        for part, (array, _order, _ranks) in zip(_chunks(count, nbytes), parts, strict=True):
-            own = array.shape[2]  # rows beyond the chunk's own rank join the skeleton of the level
-            rest[part, :, :own] = array[:, rank - own :]
+        # rows beyond a chunk's own rank join the skeleton of the level
+        rest = concatenated([with_columns(array[:, rank - array.shape[2] :, :], rank) for array, _, _ in parts])
         order = np.concatenate([p[1] for p in parts])
         self.skeleton = np.take_along_axis(self.candidates, order[:, :rank], axis=1)  # (2**level, k), the user's
         self.arrays.append(rest)
@@ -148,15 +161,16 @@ class _Side:
         self.candidates = self.skeleton.reshape(count // 2, 2 * rank)
 
     def basis(self) -> NestedBasis:
+        """The nested basis, when all levels are compressed; on a device with its identity parts written out."""
+        if _on_device(self.source):
+            arrays = map(expand_interpolation, self.arrays[::-1], self.orders[::-1])
+            return NestedBasis(tuple(arrays), tuple(self.ranks[::-1]))
         return NestedBasis(tuple(self.arrays[::-1]), tuple(self.ranks[::-1]), tuple(self.orders[::-1]))
 
 
-def _couplings(source: EntrySource, rows: _Side, cols: _Side, *, symmetric: bool) -> NumpyArray:
+def _couplings(source: EntrySource, rows: _Side, cols: _Side, *, symmetric: bool) -> Array:
     """A at the skeleton rows of each node and the skeleton columns of its sibling; of even nodes only if symmetric."""
     mine, sibling = rows.skeleton, cols.skeleton[np.arange(len(cols.skeleton)) ^ 1]
     if symmetric:
         mine, sibling = mine[::2], sibling[::2]
-    out = np.empty((len(mine), mine.shape[1], sibling.shape[1]), dtype=source.dtype)
-    for part in _chunks(len(mine), max(1, out[0].nbytes)):
-        out[part] = source.blocks(mine[part], sibling[part])
-    return out
+    return _evaluated(source, mine, sibling)

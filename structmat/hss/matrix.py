@@ -217,7 +217,6 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
             blocks = self.generators.diagonal
             d = to_numpy(namespace(blocks).linalg.diagonal(blocks))
             return self.row_tree.from_leaves(np.ascontiguousarray(d)[:, :, None])[:, 0]
-        self._require_on_host("reading of entries runs")
         from ..nested.entries import entry_values
 
         return entry_values(self, np.arange(count), np.arange(count))

@@ -26,7 +26,7 @@ from .._backend import (
     one_blas_thread,
     parallel_ranges,
     squared_norm,
-    zeros_beside,
+    with_columns,
 )
 from .._typing import Array, IntArray, NumpyArray
 from ..blocks import NestedBasis
@@ -133,7 +133,7 @@ def _side(
         needed = b + int(np.ceil(2.5 * largest)) + OVERSAMPLING  # generous: the levels above need more still
         raise Starved(level, max(needed, int(1.5 * s)) if saturated else needed, largest, b)
     xp = namespace(y)
-    widened = [_with_columns(basis, largest) for basis in bases]
+    widened = [with_columns(basis, largest) for basis in bases]
     u, own = (parts[0] if len(parts) == 1 else xp.concat(parts, axis=0) for parts in (widened, owns))
     return u, own, rank, weak
 
@@ -151,12 +151,6 @@ def _nullified(omega: Array, y: Array) -> tuple[Array, Array, NumpyArray]:
         parallel_ranges(kernel, nb, serial=omega.size < 1 << 14)
     # no inputs of the node's own: nothing that could be badly determined
     return own, beyond, weakest if b else np.full(nb, np.inf)
-
-
-def _with_columns(a: Array, width: int) -> Array:
-    """Blocks (nb, p, k) with columns of zeros up to the width."""
-    nb, p, k = a.shape
-    return a if k == width else namespace(a).concat([a, zeros_beside((nb, p, width - k), a)], axis=2)
 
 
 def with_full_rows(omega: Array, used: NumpyArray) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from functools import reduce
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ class _Composite(KernelFunction):
     """A kernel made of others: `parts` in order."""
 
     _sign = ""
-    _operation: ClassVar[Any]  # of NumPy, on the values of two parts
+    _operation: ClassVar[Any]  # on the values of two parts
 
     def __init__(self, *parts: KernelFunction) -> None:
         super().__init__()
@@ -114,7 +115,7 @@ class Sum(_Composite):
     """
 
     _sign = " + "
-    _operation = np.add
+    _operation = operator.add
 
     def _derivative(self, name: str) -> KernelFunction:
         number, inner = self._split(name)
@@ -140,7 +141,7 @@ class Product(_Composite):
     """
 
     _sign = " * "
-    _operation = np.multiply
+    _operation = operator.mul
 
     def _derivative(self, name: str) -> KernelFunction:
         number, inner = self._split(name)

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .._typing import IntArray, NumpyArray
+from .._backend import cast, is_foreign_array, is_numpy, namespace
+from .._typing import Array, IntArray, NumpyArray
 from ..exceptions import ShapeError
 
 
@@ -61,15 +62,17 @@ class KernelFunction:
     def __init__(self, diagonal: float | None = None) -> None:
         self.diagonal: Any = None if diagonal is None else _finite(diagonal, "diagonal")
 
-    def __call__(self, x: Any, y: Any) -> NumpyArray:
+    def __call__(self, x: Any, y: Any) -> Array:
         """The values at all pairs of points, `(..., m, q)`.
 
         Parameters
         ----------
         x, y : (m,) and (q,), or (..., m, d) and (..., q, d) arrays
-            Points; leading axes are batches.
+            Points; leading axes are batches. Arrays of CuPy or torch are evaluated where they are.
         """
         r = distances(x, y, dim=self.dim)
+        if not is_numpy(r):
+            return self._elsewhere(r)
         coincident = r == 0.0 if self.singular or self.diagonal is not None else None
         if coincident is not None and not coincident.any():
             coincident = None
@@ -79,6 +82,16 @@ class KernelFunction:
         if coincident is not None:
             values[coincident] = 0.0 if self.diagonal is None else self.diagonal
         return values
+
+    def _elsewhere(self, r: Array) -> Array:
+        """The values at distances of another array library."""
+        if not (self.singular or self.diagonal is not None):
+            return self._of_distance(r)
+        xp = namespace(r)
+        coincident = r == 0.0
+        values = self._of_distance(xp.where(coincident, xp.ones_like(r), r))
+        replaced = 0.0 if self.diagonal is None else self.diagonal
+        return xp.where(coincident, xp.full_like(values, replaced), values)
 
     def entries(self, x: Any, y: Any, a: IntArray, b: IntArray) -> NumpyArray:
         """The values of component a (..., m) at points x against component b (..., q) at y, `(..., m, q)`.
@@ -97,8 +110,11 @@ class KernelFunction:
         """Whether the kernel is a function of x - y: so it is where it is one of the distance."""
         return type(self).__call__ is KernelFunction.__call__
 
-    def _of_distance(self, r: NumpyArray) -> NumpyArray:
-        """The values at distances r > 0 (r >= 0 unless singular); `r` may be overwritten."""
+    def _of_distance(self, r: Array) -> Array:
+        """The values at distances r > 0 (r >= 0 unless singular); `r` may be overwritten.
+
+        With functions of its own array library (`_backend.mapped`) a kernel runs on devices too.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define _of_distance or __call__")
 
     @property
@@ -239,7 +255,7 @@ class Derivative(KernelFunction):
         return self.kernel._derivative_of_distance(self.name, r)
 
 
-def distances(x: Any, y: Any, *, dim: int | None = None) -> NumpyArray:
+def distances(x: Any, y: Any, *, dim: int | None = None) -> Array:
     """Euclidean distances of all pairs of points, `(..., m, q)`: accurate also for close points.
 
     Parameters
@@ -256,14 +272,24 @@ def distances(x: Any, y: Any, *, dim: int | None = None) -> NumpyArray:
     array([[1.],
            [2.]])
     """
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    elsewhere = is_foreign_array(x) and is_foreign_array(y)
+    xp = namespace(x, y) if elsewhere else np
+    x, y = (cast(p, np.dtype(np.float64)) if elsewhere else np.asarray(p, dtype=np.float64) for p in (x, y))
     if (x.ndim == 1) != (y.ndim == 1) or 0 in (x.ndim, y.ndim) or (x.ndim > 1 and x.shape[-1] != y.shape[-1]):
         raise ShapeError(f"x and y must be (m,) and (q,), or (..., m, d) and (..., q, d), not {x.shape} and {y.shape}")
     if x.ndim == 1:
-        x, y = x[:, None], y[:, None]
+        x, y = xp.expand_dims(x, axis=1), xp.expand_dims(y, axis=1)
     found = x.shape[-1]
     if dim is not None and found > dim:
         raise ShapeError(f"this kernel belongs to {dim} dimensions, but the points have {found} coordinates {x.shape}")
+    if elsewhere:
+        square = None
+        for axis in range(found):
+            difference = xp.expand_dims(x[..., axis], axis=-1) - xp.expand_dims(y[..., axis], axis=-2)
+            if found == 1:
+                return xp.abs(difference)
+            square = difference * difference if square is None else square + difference * difference
+        return xp.sqrt(square)
     first = x[..., :, None, 0] - y[..., None, :, 0]
     if found == 1:
         return np.abs(first, out=first)  # no square: it would lose half of the range, and time

@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .._typing import NumpyArray
+from .._backend import is_numpy, mapped, namespace, reciprocal
+from .._typing import Array
+from ..exceptions import DeviceError
 from .base import KernelFunction, _finite, _positive
 
 
@@ -50,10 +52,10 @@ class Laplace(_Fundamental):
 
         return (cpu_kernels.RECIPROCAL if self.dim == 3 else cpu_kernels.LOGARITHM), 0.0
 
-    def _of_distance(self, r: NumpyArray) -> NumpyArray:
+    def _of_distance(self, r: Array) -> Array:
         if self.dim == 3:
-            return np.divide(1.0, r, out=r)
-        return np.negative(np.log(r, out=r), out=r)
+            return reciprocal(r)
+        return mapped("negative", mapped("log", r))
 
 
 class Yukawa(_Fundamental):
@@ -96,13 +98,14 @@ class Yukawa(_Fundamental):
 
         return (cpu_kernels.YUKAWA, self.decay) if self.dim == 3 else None
 
-    def _of_distance(self, r: NumpyArray) -> NumpyArray:
+    def _of_distance(self, r: Array) -> Array:
         if self.dim == 2:
             from scipy.special import k0
 
+            _require_numpy(r, "K_0")
             r *= self.decay
             return k0(r, out=r)
-        values = np.exp(-self.decay * r)
+        values = mapped("exp", -self.decay * r)
         values /= r
         return values
 
@@ -148,12 +151,16 @@ class Helmholtz(_Fundamental):
         """True: the matrix is equal to its transpose."""
         return True
 
-    def _of_distance(self, r: NumpyArray) -> NumpyArray:
-        values = np.empty(r.shape, dtype=np.complex128)
+    def _of_distance(self, r: Array) -> Array:
         phase = self.wavenumber * r
+        if self.dim == 3 and not is_numpy(r):
+            xp = namespace(r)
+            return xp.astype(xp.cos(phase) / r, xp.complex128) + 1j * xp.astype(xp.sin(phase) / r, xp.complex128)
+        values = np.empty(r.shape, dtype=np.complex128)
         if self.dim == 2:
             from scipy.special import j0, y0
 
+            _require_numpy(r, "H_0")
             j0(phase, out=values.real)
             y0(phase, out=values.imag)
             return values
@@ -168,6 +175,11 @@ class Helmholtz(_Fundamental):
         r *= 2.0
         np.multiply(t, r, out=values.imag)
         return values
+
+
+def _require_numpy(r: Array, function: str) -> None:
+    if not is_numpy(r):
+        raise DeviceError(f"the Bessel function {function} of the 2-D form is SciPy's: evaluate it on the CPU")
 
 
 def _dimension(dim: Any, forms: tuple[str, str]) -> int:

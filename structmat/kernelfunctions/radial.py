@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import numpy as np
 
-from .._typing import NumpyArray
+from .._backend import is_numpy, mapped, namespace, reciprocal
+from .._typing import Array, NumpyArray
 from .base import KernelFunction, _positive
 
 
@@ -42,11 +44,11 @@ class Gaussian(_Scaled):
 
         return cpu_kernels.GAUSSIAN, -0.5 / self.length**2
 
-    def _of_distance(self, r: NumpyArray) -> NumpyArray:
+    def _of_distance(self, r: Array) -> Array:
         r /= self.length
-        np.square(r, out=r)
+        r *= r
         r *= -0.5
-        return np.exp(r, out=r)
+        return mapped("exp", r)
 
     def _derivative_of_distance(self, name: str, r: NumpyArray) -> NumpyArray:
         square = np.square(r / self.length)
@@ -70,9 +72,9 @@ class Exponential(_Scaled):
 
         return cpu_kernels.MATERN1, 1.0 / self.length
 
-    def _of_distance(self, r: NumpyArray) -> NumpyArray:
+    def _of_distance(self, r: Array) -> Array:
         r /= -self.length
-        return np.exp(r, out=r)
+        return mapped("exp", r)
 
     def _derivative_of_distance(self, name: str, r: NumpyArray) -> NumpyArray:
         r /= self.length
@@ -120,9 +122,9 @@ class Matern(KernelFunction):
         codes = {0.5: cpu_kernels.MATERN1, 1.5: cpu_kernels.MATERN3, 2.5: cpu_kernels.MATERN5}
         return codes[self.nu], float(np.sqrt(2.0 * self.nu)) / self.length
 
-    def _of_distance(self, r: NumpyArray) -> NumpyArray:
-        r *= np.sqrt(2.0 * self.nu) / self.length
-        decay = np.exp(-r)
+    def _of_distance(self, r: Array) -> Array:
+        r *= math.sqrt(2.0 * self.nu) / self.length
+        decay = mapped("exp", -r)
         if self.nu == 1.5:
             decay *= 1.0 + r
         elif self.nu == 2.5:
@@ -149,9 +151,11 @@ class _Shaped(KernelFunction):
         super().__init__(diagonal)
         self.shape = _positive(shape, "shape")
 
-    def _root(self, r: NumpyArray) -> NumpyArray:
+    def _root(self, r: Array) -> Array:
         r *= self.shape
-        return np.hypot(1.0, r, out=r)
+        if is_numpy(r):
+            return np.hypot(1.0, r, out=r)
+        return namespace(r).sqrt(1.0 + r * r)
 
 
 class Multiquadric(_Shaped):
@@ -170,7 +174,7 @@ class Multiquadric(_Shaped):
 
         return cpu_kernels.MULTIQUADRIC, self.shape**2
 
-    def _of_distance(self, r: NumpyArray) -> NumpyArray:
+    def _of_distance(self, r: Array) -> Array:
         return self._root(r)
 
     def _derivative_of_distance(self, name: str, r: NumpyArray) -> NumpyArray:
@@ -194,8 +198,8 @@ class InverseMultiquadric(_Shaped):
 
         return cpu_kernels.INVERSE_MULTIQUADRIC, self.shape**2
 
-    def _of_distance(self, r: NumpyArray) -> NumpyArray:
-        return np.divide(1.0, self._root(r), out=r)
+    def _of_distance(self, r: Array) -> Array:
+        return reciprocal(self._root(r))
 
     def _derivative_of_distance(self, name: str, r: NumpyArray) -> NumpyArray:
         root = self._root(r)
@@ -224,9 +228,9 @@ class Cauchy(KernelFunction):
 
         return cpu_kernels.CAUCHY, self.shift
 
-    def _of_distance(self, r: NumpyArray) -> NumpyArray:
+    def _of_distance(self, r: Array) -> Array:
         r += self.shift
-        return np.divide(1.0, r, out=r)
+        return reciprocal(r)
 
     def _derivative_of_distance(self, name: str, r: NumpyArray) -> NumpyArray:
         r += self.shift
@@ -262,17 +266,17 @@ class RationalQuadratic(_Scaled):
         super().__init__(length, diagonal)
         self.alpha = _positive(alpha, "alpha")
 
-    def _spread(self, r: NumpyArray) -> NumpyArray:
+    def _spread(self, r: Array) -> Array:
         """U = r^2 / (2 alpha length^2)."""
         r /= self.length
-        np.square(r, out=r)
+        r *= r
         r /= 2.0 * self.alpha
         return r
 
-    def _of_distance(self, r: NumpyArray) -> NumpyArray:
-        logarithm = np.log1p(self._spread(r))
+    def _of_distance(self, r: Array) -> Array:
+        logarithm = mapped("log1p", self._spread(r))
         logarithm *= -self.alpha
-        return np.exp(logarithm, out=logarithm)
+        return mapped("exp", logarithm)
 
     def _derivative_of_distance(self, name: str, r: NumpyArray) -> NumpyArray:
         u = self._spread(r)
@@ -311,9 +315,10 @@ class ThinPlateSpline(KernelFunction):
 
         return cpu_kernels.THIN_PLATE, 0.0
 
-    def _of_distance(self, r: NumpyArray) -> NumpyArray:
-        values = np.log(np.maximum(r, np.finfo(np.float64).tiny))  # finite at zero, where the factor is zero
-        np.square(r, out=r)
+    def _of_distance(self, r: Array) -> Array:
+        tiny = float(np.finfo(np.float64).tiny)
+        values = mapped("log", namespace(r).clip(r, min=tiny))  # finite at zero, where the factor is zero
+        r *= r
         values *= r
         return values
 
@@ -351,12 +356,12 @@ class Periodic(_Scaled):
         super().__init__(length, diagonal)
         self.period = _positive(period, "period")
 
-    def _of_distance(self, r: NumpyArray) -> NumpyArray:
+    def _of_distance(self, r: Array) -> Array:
         r *= np.pi / self.period
-        np.sin(r, out=r)
-        np.square(r, out=r)
+        r = mapped("sin", r)
+        r *= r
         r *= -2.0 / self.length**2
-        return np.exp(r, out=r)
+        return mapped("exp", r)
 
     def _derivative_of_distance(self, name: str, r: NumpyArray) -> NumpyArray:
         r *= np.pi / self.period

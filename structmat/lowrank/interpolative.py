@@ -51,12 +51,12 @@ def _pivots_first(pivots: IntArray, ranks: IntArray, rows: int) -> IntArray:
 
 
 def row_interpolation(
-    blocks: NumpyArray,  # (nb, p, s), overwritten
+    blocks: Array,  # (nb, p, s), overwritten
     tail: NumpyArray,
     *,
     max_rank: int | None = None,
-) -> tuple[NumpyArray, IntArray, IntArray]:
-    """Skeleton rows and interpolation matrices of a batch of blocks.
+) -> tuple[Array, IntArray, IntArray]:
+    """Skeleton rows and interpolation matrices of a batch of blocks, of any array library.
 
     Parameters
     ----------
@@ -83,6 +83,8 @@ def row_interpolation(
     """
     lower, order, ranks, _left = factor(blocks, tail, max_rank)
     width = int(ranks.max(initial=0))
+    if not is_numpy(blocks):
+        return batched_rank.interpolation(lower[:, :, :width], order, ranks), order, ranks
     rest = np.empty((len(blocks), blocks.shape[1] - width, width), dtype=blocks.dtype)
     parallel_ranges(lambda a, b: cpu_rank.interpolation(lower, order, ranks, rest, a, b), len(blocks))
     return rest, order, ranks

@@ -6,27 +6,36 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import parallel_ranges
-from .._typing import IntArray, NumpyArray
+from .._backend import adjoint, conj, is_numpy, namespace, numpy_dtype, parallel_ranges, take, to_numpy
+from .._typing import Array, IntArray, NumpyArray
+from ..blocks import BlockBatch, NestedBasis
 from ..engine import cpu_entries
 from ..tree import ClusterTree
 
 # sub-blocks with more entries than this are extracted by products with unit vectors
 SINGLY = 1 << 14
+# entries that are read at once on a device, each of which gathers a block of its own for every level
+DEVICE_ENTRIES = 1 << 13
 
 
 def entry_values(a: Any, rows: IntArray, cols: IntArray) -> NumpyArray:
     """The entries A[rows[m], cols[m]]."""
-    a._require_on_host("reading of entries runs")
     if a._adjointly:
         values = entry_values(a.H, cols, rows)
         return values.conj() if values.dtype.kind == "c" else values
     if a._conjugated:
         return entry_values(a.conj(), rows, cols).conj()
     storage = a._storage
-    packed = storage.packed()
     row_leaf, row_local = _in_leaves(a.row_tree, rows)
     col_leaf, col_local = _in_leaves(a.col_tree, cols)
+    if not is_numpy(storage._example):
+        values = np.zeros(len(rows), dtype=a.dtype)
+        for k in range(0, len(rows), DEVICE_ENTRIES):
+            part = slice(k, k + DEVICE_ENTRIES)
+            places = (row_leaf[part], row_local[part]), (col_leaf[part], col_local[part])
+            values[part] = _values_in_arrays(storage, *places)
+        return values
+    packed = storage.packed()
     blocks, level, mirrored = storage.blocks_of(row_leaf, col_leaf)
     shift, first_leaf = storage.depth - level, (1 << storage.depth) - 1
     nodes = [(1 << level) - 1 + (leaf >> shift) for leaf in (row_leaf, col_leaf)]
@@ -40,6 +49,79 @@ def entry_values(a: Any, rows: IntArray, cols: IntArray) -> NumpyArray:
         serial=len(rows) < 256,
     )  # fmt: skip
     return values
+
+
+def _values_in_arrays(storage: Any, row: tuple[IntArray, IntArray], col: tuple[IntArray, IntArray]) -> NumpyArray:
+    """Entries in plain array operations: rows of the bases climb the tree until their nodes have a block.
+
+    row, col: the leaf of each entry, and its place there.
+    """
+    parts, bases = storage._batched
+    values = np.zeros(len(row[0]), dtype=numpy_dtype(storage._example))
+    for near, couplings in parts:
+        index, mirrored = _blocks_at(near, storage.depth, row[0], col[0], half=storage.half)
+        here = np.flatnonzero(index >= 0)
+        i, j = (np.where(mirrored, b, a)[here] for a, b in ((row[1], col[1]), (col[1], row[1])))
+        _, p, q = near.data.shape
+        dense = to_numpy(take(namespace(near.data).reshape(near.data, (-1,)), (index[here] * p + i) * q + j))
+        values[here] += np.where(mirrored[here], dense.conj(), dense)
+        waiting = np.flatnonzero(index < 0)
+        nodes = [place[0][waiting] for place in (row, col)]
+        vectors = [_leaf_rows(b, place[0][waiting], place[1][waiting])
+                   for b, place in zip(bases, (row, col), strict=True)] if storage.depth else []  # fmt: skip
+        for level in range(storage.depth, 0, -1):
+            batch = couplings[level - 1]
+            index, mirrored = _blocks_at(batch, level, *nodes, half=storage.half)
+            for turned in (False, True):
+                here = np.flatnonzero((index >= 0) & (mirrored == turned))
+                if not len(here):
+                    continue
+                blocks = take(batch.data, index[here])
+                u, v = (take(x, here) for x in vectors)
+                values[waiting[here]] += _forms(u, adjoint(blocks) if turned else blocks, v)
+            left = np.flatnonzero(index < 0)
+            if level == 1 or not len(left):
+                break
+            waiting, nodes = waiting[left], [n[left] for n in nodes]
+            vectors = [_climbed(take(x, left), b[level - 1], n) for x, b, n in zip(vectors, bases, nodes, strict=True)]
+            nodes = [n >> 1 for n in nodes]
+    return values
+
+
+def _blocks_at(
+    batch: BlockBatch, level: int, rows: IntArray, cols: IntArray, *, half: bool
+) -> tuple[IntArray, NumpyArray]:
+    """The number of the block at each pair of nodes, -1 for none, and whether it is the mirrored one."""
+    keys = (batch.rows.astype(np.int64) << level) + batch.cols
+    order = np.argsort(keys)
+    index, mirrored = np.full(len(rows), -1), np.zeros(len(rows), dtype=bool)
+    for turned in (False, True) if half else (False,):
+        wanted = (cols << level) + rows if turned else (rows << level) + cols
+        place = np.minimum(np.searchsorted(keys[order], wanted), max(0, len(keys) - 1))
+        found = (keys[order][place] == wanted) & (index < 0) if len(keys) else mirrored
+        index[found], mirrored[found] = order[place[found]], turned
+    return index, mirrored
+
+
+def _leaf_rows(basis: NestedBasis, leaf: IntArray, place: IntArray) -> Array:
+    """Rows of the bases of the leaves, (m, k)."""
+    leaves = basis[basis.depth]
+    _, p, k = leaves.shape
+    return take(namespace(leaves).reshape(leaves, (-1, k)), leaf * p + place)
+
+
+def _climbed(rows: Array, transfers: Array, nodes: IntArray) -> Array:
+    """Rows (m, k) of the bases of nodes as rows (m, k') of their parents' bases."""
+    xp = namespace(rows)
+    count, height, width = transfers.shape
+    halves = xp.reshape(transfers, (2 * count, height // 2, width))
+    return xp.matmul(xp.expand_dims(rows, axis=1), take(halves, nodes))[:, 0, :]
+
+
+def _forms(u: Array, blocks: Array, v: Array) -> NumpyArray:
+    """U B v^H for rows u (m, k), v (m, k') and blocks (m, k, k')."""
+    xp = namespace(blocks)
+    return to_numpy(xp.sum(xp.matmul(xp.expand_dims(u, axis=1), blocks)[:, 0, :] * conj(v), axis=1))
 
 
 def _in_leaves(tree: ClusterTree, index: IntArray) -> tuple[IntArray, IntArray]:

@@ -90,6 +90,9 @@ class NestedMatrix(StoredMatrix):
     def _with_arrays(self, function: Any) -> Any:
         return self._of(self._storage.map(function))
 
+    def _device_bytes(self) -> int:
+        return self._storage.device_bytes
+
     def _mixed(self, rtol: float) -> tuple[Any, float]:
         from .mixed import divide
 

@@ -257,3 +257,62 @@ def test_from_products_of_a_matrix_on_a_device_to_its_factorisation():
     x = (again + again).truncate(rtol=1e-9).solve(b)
     assert isinstance(x, torch.Tensor)
     np.testing.assert_allclose(2 * dense @ x.numpy(), b.numpy(), atol=1e-7)
+
+
+# ------------------------------------------------------------------------------------ from kernels
+
+
+KERNEL = sm.kernelfunctions.Matern(nu=1.5, length=0.3)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("kernel", [KERNEL, sm.kernelfunctions.Cauchy(0.01), sm.kernelfunctions.Helmholtz(20.0, dim=3)])
+@pytest.mark.parametrize("n", [700, 512, 40])
+def test_built_from_a_kernel_it_is_the_matrix_of_the_cpu(xp, kernel, symmetric, n):
+    if symmetric and not kernel.symmetric:
+        pytest.skip("the kernel is not Hermitian")
+    x = np.random.default_rng(0).random(n)
+    options = {"leaf_size": 32, "rtol": 1e-8, "symmetric": symmetric}
+    a = sm.HSSMatrix.from_kernel(kernel, x, like=xp.asarray(x), **options)
+    b = sm.HSSMatrix.from_kernel(kernel, x, **options)
+    dense = kernel(x, x)
+    assert type(a._storage._example) is type(xp.asarray(x))
+    assert a.certificate.met
+    assert a.dtype == dense.dtype
+    assert relative(a.to_dense(), dense) <= 1e-8
+    assert a.max_rank == b.max_rank
+    assert a.certificate.upper_bound == pytest.approx(b.certificate.upper_bound, rel=0.5)
+    np.testing.assert_allclose(a.diagonal(), np.diagonal(dense), atol=1e-12)
+    np.testing.assert_allclose(a[3:50:7, ::11], dense[3:50:7, ::11], atol=1e-6 * np.abs(dense).max())
+
+
+def test_a_kernel_of_the_user_gets_arrays_of_the_device():
+    torch = pytest.importorskip("torch")
+    x, y = np.linspace(0.0, 1.0, 300), np.linspace(0.0, 1.0, 200)
+
+    def kernel(s, t):
+        assert isinstance(s, torch.Tensor)
+        return torch.exp(-torch.abs(s[:, None] - t))
+
+    a = sm.HSSMatrix.from_kernel(kernel, x, column_points=y, leaf_size=32, rtol=1e-9, like=torch.zeros(1))
+    assert relative(a.to_dense(), np.exp(-np.abs(x[:, None] - y))) < 1e-9
+    plane = np.random.default_rng(0).random((200, 2))
+    b = sm.HSSMatrix.from_kernel(sm.kernelfunctions.Laplace(2), plane, leaf_size=32, rtol=1e-6, like=torch.zeros(1))
+    assert relative(b.to_dense(), sm.kernelfunctions.Laplace(2)(plane, plane)) < 1e-6
+    with pytest.raises(NonFiniteError, match="must be finite"):
+        sm.HSSMatrix.from_kernel(lambda s, t: 1.0 / (s[:, None] - t), x, leaf_size=32, like=torch.zeros(1))
+    with pytest.raises(DeviceError, match="several components are built on the CPU"):
+        sm.HSSMatrix.from_kernel(sm.kernelfunctions.Stokes(2), plane, leaf_size=32, like=torch.zeros(1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_entries_are_read_where_the_matrix_is(xp, dtype, symmetric):
+    (a, x), _ = random_pair(75, 3, dtype, symmetric=symmetric)
+    rng = np.random.default_rng(1)
+    p = there(a, xp)
+    rows, cols = rng.permutation(75)[:20], rng.permutation(75)[:30]
+    close = {"rtol": 1e3 * eps_of(dtype), "atol": 1e2 * eps_of(dtype)}
+    np.testing.assert_allclose(p[rows, cols], x[np.ix_(rows, cols)], **close)
+    np.testing.assert_allclose(p.H[rows, cols], x.conj().T[np.ix_(rows, cols)], **close)
+    np.testing.assert_allclose(p[74, 3], x[74, 3], **close)
