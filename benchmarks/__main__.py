@@ -55,7 +55,7 @@ def run_one(name: str, module: ModuleType, options: argparse.Namespace) -> Repor
     report = Report(name, floors, {"quick": options.quick})
     module.run(report, options.quick)
     report.print()
-    if not options.quick:
+    if not options.quick and report.measurements:
         print(f"wrote {report.write(options.results).name}")
     return report
 

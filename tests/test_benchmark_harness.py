@@ -242,3 +242,25 @@ def test_a_missed_limit_makes_the_exit_status_one(monkeypatch, tmp_path, capsys)
     assert main(["floors", "--quick", "--results", str(tmp_path)]) == 1
     assert "1 measurements missed their limit" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []  # a quick run writes no results
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_devices_runs_without_one():
+    from benchmarks import gpu
+
+    report = harness.Report("gpu", FLOORS)
+    gpu.run(report, quick=True)
+    assert "stand-in" in report.parameters["device"] or "CUDA" in report.parameters["device"]
+    assert report.missed == []
+    names = " ".join(m.name for m in report.measurements)
+    assert all(name in names for name in ("from products", "ULV", "Cholesky", "H2"))
+
+
+def test_without_a_gpu_nothing_is_measured(monkeypatch, tmp_path, capsys):
+    from benchmarks import gpu
+
+    monkeypatch.setattr(gpu, "find_device", lambda *, stand_in: None)
+    monkeypatch.setattr("benchmarks.__main__.measure_floors", lambda *sizes: FLOORS)
+    assert main(["gpu", "--results", str(tmp_path)]) == 0
+    assert "no GPU was found: nothing was measured" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,218 @@
+"""A GPU against the CPU of the same machine: checks, then builds, products, factorisations and their growth.
+
+Runs on CuPy, else on torch with CUDA. The floors are measured on the device: the bandwidth of a copy, and the rates of
+one large and of many small matrix products. Without a GPU nothing is measured; ``--quick`` then runs everything on
+torch's CPU tensors at small sizes, which shows that it works and no speed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import structmat as sm
+from benchmarks.harness import Report, growth_exponent, median_time
+from structmat.gallery import problem_k
+from structmat.kernelfunctions import Cauchy, Gaussian, Laplace
+
+RTOL = 1e-8
+
+
+@dataclass(frozen=True)
+class Device:
+    """An array library on a device: what the measurements need of it."""
+
+    name: str
+    xp: Any
+    to_device: Callable[[np.ndarray], Any]
+    synchronize: Callable[[], None]
+
+    def seconds(self, function: Callable[[], Any], repeats: int = 5, warm_up: int = 2) -> float:
+        """Return the median seconds of a call, until the device has finished."""
+
+        def finished() -> None:
+            function()
+            self.synchronize()
+
+        return median_time(finished, repeats, warm_up)
+
+    def to_host(self, x: Any) -> np.ndarray:
+        """Return the array as one of NumPy."""
+        return x.get() if hasattr(x, "get") else x.cpu().numpy()
+
+
+def find_device(*, stand_in: bool) -> Device | None:
+    """Return the GPU; with `stand_in`, where there is none, torch on the CPU."""
+    if importlib.util.find_spec("cupy") is not None:
+        import cupy
+
+        if cupy.cuda.is_available():
+            device = cupy.cuda.Device()
+            name = cupy.cuda.runtime.getDeviceProperties(device.id)["name"].decode()
+            return Device(f"{name} (CuPy {cupy.__version__})", cupy, cupy.asarray, device.synchronize)
+    if importlib.util.find_spec("torch") is None:
+        return None
+    import torch
+
+    if torch.cuda.is_available():
+        name = f"{torch.cuda.get_device_name()} (torch {torch.__version__})"
+        return Device(name, torch, lambda x: torch.as_tensor(x, device="cuda"), torch.cuda.synchronize)
+    return Device("torch on the CPU, a stand-in", torch, torch.as_tensor, lambda: None) if stand_in else None
+
+
+def run(report: Report, quick: bool) -> None:
+    """Measure everything that an HSS, a HODLR and an H2-matrix do on the device."""
+    device = find_device(stand_in=quick)
+    if device is None:
+        print("no GPU was found: nothing was measured (--quick runs on torch's CPU tensors)")
+        return
+    report.parameters["device"] = device.name
+    n = 2**11 if quick else 2**20
+    floors = device_floors(report, device, quick)
+    hss(report, device, floors, n, quick)
+    hodlr_cholesky(report, device, 2000 if quick else 10**6, quick)
+    h2_product(report, device, floors, 2**11 if quick else 2**17, quick)
+    if not quick:
+        growth(report, device)
+
+
+def device_floors(report: Report, device: Device, quick: bool) -> dict[str, float]:
+    """Bandwidth of a copy in bytes a second, and matrix products in operations a second."""
+    size, side, count = (10**6, 512, 64) if quick else (10**9, 8192, 16384)
+    source = device.to_device(np.zeros(size // 8))
+    copy = 2 * size / device.seconds(lambda: source + 0.0)
+    a = device.to_device(np.random.default_rng(0).standard_normal((side, side)))
+    large = 2.0 * side**3 / device.seconds(lambda: a @ a)
+    blocks = device.to_device(np.random.default_rng(0).standard_normal((count, 64, 64)))
+    small = 2.0 * count * 64**3 / device.seconds(lambda: blocks @ blocks)
+    report.add("floor: bandwidth of a copy", copy / 1e9, "GB/s")
+    report.add("floor: one large product", large / 1e9, "GFLOP/s")
+    report.add("floor: products of 64 x 64 blocks", small / 1e9, "GFLOP/s")
+    return {"copy": copy, "large": large, "small": small}
+
+
+def beside(report: Report, what: str, there: float, here: float, limit: float | None) -> None:
+    """Report seconds on the device, and how many times longer the CPU took for the same call."""
+    report.add(what, there, "s", limit, note=f"CPU of this machine {here:.3g} s, {here / there:.1f} times longer")
+
+
+class Convolution:
+    """Products with a symmetric Toeplitz matrix by the FFT of the device's library."""
+
+    def __init__(self, column: np.ndarray, device: Device) -> None:
+        n = len(column)
+        self.xp, self.shape, self.dtype = device.xp, (n, n), np.dtype(np.float64)
+        circulant = np.concatenate([column, [0.0], column[:0:-1]])
+        self.symbol = device.to_device(np.fft.rfft(circulant)[:, None])
+
+    def matmat(self, x: Any) -> Any:
+        """Return the products with the columns of x."""
+        n, fft = self.shape[0], self.xp.fft
+        return fft.irfft(self.symbol * fft.rfft(x, 2 * n, 0), 2 * n, 0)[:n]
+
+
+def hss(report: Report, device: Device, floors: dict[str, float], n: int, quick: bool) -> None:
+    """Problem K: builds, products and the ULV factorisation."""
+    problem, like = problem_k(n), device.to_device(np.zeros(1))
+    kernel = Cauchy(shift=1.0 / n)
+
+    def built(array: Any) -> sm.HSSMatrix:
+        return sm.HSSMatrix.from_kernel(kernel, problem.points, rtol=RTOL, like=array)
+
+    there = built(like)
+    here = built(None)
+    seconds = device.seconds(lambda: built(like), 3, 0), median_time(lambda: built(None), 3, 0)
+    beside(report, "HSS, K: build from the kernel", *seconds, None)
+    v = np.random.default_rng(1).standard_normal(n)
+    x, wanted = device.to_device(v), here @ v
+    error = np.linalg.norm(device.to_host(there @ x) - wanted) / np.linalg.norm(wanted)
+    report.add("HSS, K: product against that of the CPU's matrix", error, "", 10 * RTOL)
+
+    op = Convolution(1.0 / (np.arange(n) / n + 1.0 / n), device)
+    symmetric = {"rtol": RTOL, "symmetric": True}
+    by_products = sm.HSSMatrix.from_operator(op, like=like, **symmetric)
+    error = np.linalg.norm(device.to_host(by_products @ x) - wanted) / np.linalg.norm(wanted)
+    report.add("HSS, K: product of the matrix built from products", error, "", 10 * RTOL)
+    seconds = (
+        device.seconds(lambda: sm.HSSMatrix.from_operator(op, like=like, **symmetric), 3, 0),
+        median_time(lambda: sm.HSSMatrix.from_operator(problem.operator(), **symmetric), 1, 0),
+    )
+    beside(report, "HSS, K: build from products by FFT, these included", *seconds, None if quick else 3.0)
+
+    seconds = device.seconds(lambda: there @ x, 20), median_time(lambda: here @ v, 20)
+    beside(report, "HSS, K: product, one vector", *seconds, None)
+    share = there.nbytes / seconds[0] / floors["copy"]
+    report.add("HSS, K: product, share of the copy's bandwidth", share, "", None if quick else 0.6, at_least=True)
+    block = device.to_device(np.random.default_rng(2).standard_normal((n, 16 if quick else 256)))
+    taken = device.seconds(lambda: there @ block)
+    share = 2.0 * block.shape[1] * there.nbytes / 8 / taken / floors["large"]
+    name = f"HSS, K: product, {block.shape[1]} vectors, share of the large product's rate"
+    report.add(name, share, "", None if quick else 0.3, at_least=True)
+
+    factored, factored_here = there.factorize(), here.factorize()
+    seconds = device.seconds(there.factorize, 3, 1), median_time(here.factorize, 3, 0)
+    beside(report, "HSS, K: ULV", *seconds, None if quick else 1.5)
+    seconds = device.seconds(lambda: factored.solve(x), 10), median_time(lambda: factored_here.solve(v), 10)
+    beside(report, "HSS, K: solve", *seconds, None if quick else 0.05)
+    residual = np.linalg.norm(problem.operator().matvec(device.to_host(factored.solve(x))) - v) / np.linalg.norm(v)
+    report.add("HSS, K: residual against the exact operator", residual, "", 1e-6)
+
+
+def hodlr_cholesky(report: Report, device: Device, n: int, quick: bool) -> None:
+    """The Gaussian kernel in one dimension with a nugget, built on the CPU."""
+    points = np.sort(np.random.default_rng(3).random(n))
+    kernel = Gaussian(length=0.1)
+    here = sm.HODLRMatrix.from_kernel(kernel, points, rtol=1e-10, symmetric=True).add_diagonal(1.0)
+    there = here._with_arrays(device.to_device)
+    factored = there.factorize(positive_definite=True)
+    factored_here = here.factorize(positive_definite=True)
+    seconds = (
+        device.seconds(lambda: there.factorize(positive_definite=True), 3, 0),
+        median_time(lambda: here.factorize(positive_definite=True), 1, 0),
+    )
+    beside(report, "HODLR, Gaussian: Cholesky", *seconds, None if quick else 3.9)
+    b = np.random.default_rng(4).standard_normal(n)
+    x = factored.solve(device.to_device(b))
+    report.add("HODLR, Gaussian: residual", np.linalg.norm(here @ device.to_host(x) - b) / np.linalg.norm(b), "", 1e-9)
+    gap = abs(factored.slogdet()[1] - factored_here.slogdet()[1]) / abs(factored_here.slogdet()[1])
+    report.add("HODLR, Gaussian: log determinant against the CPU's", gap, "", 1e-10)
+
+
+def h2_product(report: Report, device: Device, floors: dict[str, float], n: int, quick: bool) -> None:
+    """1 / r at points in a cube, rtol 1e-4, built on the CPU."""
+    points = np.random.default_rng(5).random((n, 3))
+    here = sm.H2Matrix.from_kernel(Laplace(dim=3), points, rtol=1e-4, symmetric=True)
+    there = here._with_arrays(device.to_device)
+    v = np.random.default_rng(6).standard_normal(n)
+    x, wanted = device.to_device(v), here @ v
+    error = np.linalg.norm(device.to_host(there @ x) - wanted) / np.linalg.norm(wanted)
+    report.add("H2, 1 / r: product against that of the CPU", error, "", 1e-12)
+    seconds = device.seconds(lambda: there @ x, 20), median_time(lambda: here @ v, 10)
+    beside(report, "H2, 1 / r: product, one vector", *seconds, None)
+    share = here.nbytes / seconds[0] / floors["copy"]
+    report.add("H2, 1 / r: product, share of the copy's bandwidth", share, "", None if quick else 0.6, at_least=True)
+
+
+def growth(report: Report, device: Device) -> None:
+    """Exponents of the times of problem K over n = 2^16 .. 2^20."""
+    sizes = [2**16, 2**17, 2**18, 2**19, 2**20]
+    taken: dict[str, list[float]] = {name: [] for name in ("build", "product", "ULV", "solve")}
+    for n in sizes:
+        problem, like = problem_k(n), device.to_device(np.zeros(1))
+        kernel = Cauchy(shift=1.0 / n)
+
+        def build(points: Any = problem.points, kernel: Any = kernel, like: Any = like) -> sm.HSSMatrix:
+            return sm.HSSMatrix.from_kernel(kernel, points, rtol=RTOL, like=like)
+
+        a, x = build(), device.to_device(np.ones(n))
+        f = a.factorize()
+        taken["build"].append(device.seconds(build, 1, 0))
+        taken["product"].append(device.seconds(lambda a=a, x=x: a @ x, 20))
+        taken["ULV"].append(device.seconds(a.factorize, 2, 1))
+        taken["solve"].append(device.seconds(lambda f=f, x=x: f.solve(x), 10))
+    for name, seconds in taken.items():
+        report.add(f"HSS, K: growth exponent of {name}", growth_exponent(sizes, seconds), "", 1.1)
