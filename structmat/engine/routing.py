@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._backend import Indices, namespace, zeros_beside
-from .._typing import Array, IntArray
+from .._backend import Indices, namespace, take, to_numpy, zeros_beside
+from .._typing import Array, IntArray, NumpyArray
 
 if TYPE_CHECKING:
     from ..blocks import Placed
@@ -85,3 +85,24 @@ def route_of(batch: Placed, count: int, *, half: bool, adjointly: bool) -> Route
         rows, cols = (batch.cols, batch.rows) if adjointly else (batch.rows, batch.cols)
         routes[key] = Route(rows, cols, count, half)
     return routes[key]
+
+
+def located(batch: Placed, level: int, rows: IntArray, cols: IntArray, *, half: bool) -> tuple[IntArray, NumpyArray]:
+    """The number of the block of a batch at each pair of nodes, -1 for none, and whether it is the mirrored one."""
+    keys = (batch.rows.astype(np.int64) << level) + batch.cols
+    order = np.argsort(keys)
+    index, mirrored = np.full(len(rows), -1), np.zeros(len(rows), dtype=bool)
+    for turned in (False, True) if half else (False,):
+        wanted = (cols << level) + rows if turned else (rows << level) + cols
+        place = np.minimum(np.searchsorted(keys[order], wanted), max(0, len(keys) - 1))
+        found = (keys[order][place] == wanted) & (index < 0) if len(keys) else mirrored
+        index[found], mirrored[found] = order[place[found]], turned
+    return index, mirrored
+
+
+def picked(blocks: Array, index: IntArray, i: IntArray, j: IntArray, mirrored: NumpyArray) -> NumpyArray:
+    """The entries at rows i and columns j of the blocks `index` of (nb, p, q), or of their adjoints where mirrored."""
+    _, p, q = blocks.shape
+    i, j = np.where(mirrored, j, i), np.where(mirrored, i, j)
+    values = to_numpy(take(namespace(blocks).reshape(blocks, (-1,)), (index * p + i) * q + j))
+    return np.where(mirrored, values.conj(), values)

@@ -8,8 +8,9 @@ import numpy as np
 
 from .._backend import adjoint, conj, is_numpy, namespace, numpy_dtype, parallel_ranges, take, to_numpy
 from .._typing import Array, IntArray, NumpyArray
-from ..blocks import BlockBatch, NestedBasis
+from ..blocks import NestedBasis
 from ..engine import cpu_entries
+from ..engine.routing import located, picked
 from ..tree import ClusterTree
 
 # sub-blocks with more entries than this are extracted by products with unit vectors
@@ -59,19 +60,16 @@ def _values_in_arrays(storage: Any, row: tuple[IntArray, IntArray], col: tuple[I
     parts, bases = storage._batched
     values = np.zeros(len(row[0]), dtype=numpy_dtype(storage._example))
     for near, couplings in parts:
-        index, mirrored = _blocks_at(near, storage.depth, row[0], col[0], half=storage.half)
+        index, mirrored = located(near, storage.depth, row[0], col[0], half=storage.half)
         here = np.flatnonzero(index >= 0)
-        i, j = (np.where(mirrored, b, a)[here] for a, b in ((row[1], col[1]), (col[1], row[1])))
-        _, p, q = near.data.shape
-        dense = to_numpy(take(namespace(near.data).reshape(near.data, (-1,)), (index[here] * p + i) * q + j))
-        values[here] += np.where(mirrored[here], dense.conj(), dense)
+        values[here] += picked(near.data, index[here], row[1][here], col[1][here], mirrored[here])
         waiting = np.flatnonzero(index < 0)
         nodes = [place[0][waiting] for place in (row, col)]
         vectors = [_leaf_rows(b, place[0][waiting], place[1][waiting])
                    for b, place in zip(bases, (row, col), strict=True)] if storage.depth else []  # fmt: skip
         for level in range(storage.depth, 0, -1):
             batch = couplings[level - 1]
-            index, mirrored = _blocks_at(batch, level, *nodes, half=storage.half)
+            index, mirrored = located(batch, level, *nodes, half=storage.half)
             for turned in (False, True):
                 here = np.flatnonzero((index >= 0) & (mirrored == turned))
                 if not len(here):
@@ -88,26 +86,11 @@ def _values_in_arrays(storage: Any, row: tuple[IntArray, IntArray], col: tuple[I
     return values
 
 
-def _blocks_at(
-    batch: BlockBatch, level: int, rows: IntArray, cols: IntArray, *, half: bool
-) -> tuple[IntArray, NumpyArray]:
-    """The number of the block at each pair of nodes, -1 for none, and whether it is the mirrored one."""
-    keys = (batch.rows.astype(np.int64) << level) + batch.cols
-    order = np.argsort(keys)
-    index, mirrored = np.full(len(rows), -1), np.zeros(len(rows), dtype=bool)
-    for turned in (False, True) if half else (False,):
-        wanted = (cols << level) + rows if turned else (rows << level) + cols
-        place = np.minimum(np.searchsorted(keys[order], wanted), max(0, len(keys) - 1))
-        found = (keys[order][place] == wanted) & (index < 0) if len(keys) else mirrored
-        index[found], mirrored[found] = order[place[found]], turned
-    return index, mirrored
-
-
 def _leaf_rows(basis: NestedBasis, leaf: IntArray, place: IntArray) -> Array:
     """Rows of the bases of the leaves, (m, k)."""
     leaves = basis[basis.depth]
-    _, p, k = leaves.shape
-    return take(namespace(leaves).reshape(leaves, (-1, k)), leaf * p + place)
+    count, p, k = leaves.shape
+    return take(namespace(leaves).reshape(leaves, (count * p, k)), leaf * p + place)
 
 
 def _climbed(rows: Array, transfers: Array, nodes: IntArray) -> Array:

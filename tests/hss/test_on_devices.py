@@ -316,3 +316,14 @@ def test_entries_are_read_where_the_matrix_is(xp, dtype, symmetric):
     np.testing.assert_allclose(p[rows, cols], x[np.ix_(rows, cols)], **close)
     np.testing.assert_allclose(p.H[rows, cols], x.conj().T[np.ix_(rows, cols)], **close)
     np.testing.assert_allclose(p[74, 3], x[74, 3], **close)
+
+
+def test_matrices_of_rank_zero_are_read_and_factored(xp):
+    tree = sm.ClusterTree.balanced(40, 10)
+    for cls in (sm.HSSMatrix, sm.HODLRMatrix):
+        a = cls.from_diagonal(np.arange(1.0, 41.0), tree)._with_arrays(xp.asarray)
+        np.testing.assert_array_equal(a[:, :], np.diag(np.arange(1.0, 41.0)))
+        np.testing.assert_allclose((a + a).truncate(rtol=1e-3).to_dense(), np.diag(np.arange(2.0, 82.0, 2.0)))
+        for definite in (False, True):
+            x = a.factorize(positive_definite=definite).solve(xp.asarray(np.ones(40)))
+            np.testing.assert_allclose(xp.to_numpy(x), 1.0 / np.arange(1.0, 41.0))
