@@ -152,7 +152,7 @@ def solve(
     Two of them: that of the stored matrix, and the one to expect against the exact matrix that it
     approximates.
     """
-    from .io import atomic_file
+    from .archive import atomic_file
 
     with _for_people() as console:
         matrix, b = _load(file), _array(rhs)
@@ -178,7 +178,7 @@ def plot(
     with _for_people() as console:
         from matplotlib.figure import Figure
 
-        from .io import atomic_file
+        from .archive import atomic_file
 
         matrix = _load(file)
         target = file.with_suffix(".png") if output is None else output

@@ -234,7 +234,7 @@ def _draw(folder: Path, result: LaplaceResult) -> None:
     """Write the pictures; on figures of their own, so that no window opens and no backend is asked for."""
     from matplotlib.figure import Figure
 
-    from .io import atomic_file
+    from .archive import atomic_file
 
     ranks = Figure(figsize=(7.2, 6.2), layout="compressed")
     axes = result.matrix.plot(ranks.add_subplot())

@@ -1,31 +1,18 @@
-"""Files of structured matrices: versioned, checksummed, without pickle, replaced atomically.
+"""Files of structured matrices: versioned, checksummed archives without pickle, replaced atomically.
 
-A file is an npz archive (a zip of npy arrays, which `numpy.load` opens too) with two arrays of bytes beside
-the data: `header`, JSON that says what the arrays are, and `checksum`, the SHA-256 of the header and of all
-arrays. Arrays are stored little-endian and uncompressed. What is read is compared with what the header
-declares before memory is taken, and a matrix is made only after the checksum agrees.
+A matrix is made only after the checksum of the archive (`structmat.archive`) agrees.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
-import os
-import secrets
-import stat
-import struct
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._backend import to_numpy
 from ._typing import NumpyArray
+from .archive import Arrays, PathLike, read_archive, write_archive
 from .blocks import BlockBatch, LowRankBatch, NestedBasis, RaggedBasis, RaggedBatch
 from .certificate import Certificate
 from .exceptions import FileFormatError
@@ -34,22 +21,10 @@ from .tree import ClusterTree
 if TYPE_CHECKING:
     from .base import StructuredMatrix
 
-__all__ = ["atomic_file", "load", "save"]
-
-FORMAT = "structmat"
-VERSION = 1
-# what zipfile, json and numpy raise on damaged files
-_DAMAGE = (
-    zipfile.BadZipFile, KeyError, IndexError, ValueError, TypeError, EOFError, NotImplementedError,
-    RuntimeError, struct.error, zlib.error,
-)  # fmt: skip
+__all__ = ["load", "save"]
 
 # before the names of the arrays of the two parts of a matrix in mixed precision; others have the first one
 _PARTS = ("", "narrow/")
-
-Arrays = dict[str, NumpyArray]
-PathLike = str | os.PathLike[str]
-
 
 # ------------------------------------------------------------------------------------------ writing
 
@@ -83,78 +58,15 @@ def save(matrix: StructuredMatrix, path: PathLike) -> None:
     trees = {"row": _tree_header("row", matrix.row_tree, arrays)}
     if matrix.col_tree is not matrix.row_tree:
         trees["col"] = _tree_header("col", matrix.col_tree, arrays)
-    arrays = {key: _portable(array) for key, array in arrays.items()}
     header = {
-        "format": FORMAT,
-        "version": VERSION,
         "class": name,
         "dtype": matrix.dtype.name,
         "shape": list(matrix.shape),
         **description,
         "trees": trees,
         "certificate": _plain(vars(matrix.certificate)),
-        "arrays": {key: [array.dtype.str, list(array.shape)] for key, array in arrays.items()},
     }
-    encoded = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-    with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        _write(archive, "header", encoded)
-        for key, array in arrays.items():
-            _write(archive, key, array)
-        _write(archive, "checksum", np.frombuffer(_checksum(encoded, arrays), dtype=np.uint8))
-
-
-@contextmanager
-def atomic_file(path: PathLike) -> Iterator[IO[bytes]]:
-    """Open a binary file that replaces `path` when the block ends, and vanishes if the block raises."""
-    # a link is written through, as open(path, "wb") does
-    target = Path(os.path.realpath(os.fspath(path)))
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
-    # not tempfile: its files are readable by their owner alone, whatever the umask says
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            if target.exists():
-                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name survive a loss of power, where the system lets folders be synchronised."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _portable(array: Any) -> NumpyArray:
-    host = np.ascontiguousarray(to_numpy(array))
-    return host.astype(host.dtype.newbyteorder("<"), copy=False)
-
-
-def _write(archive: zipfile.ZipFile, key: str, array: NumpyArray) -> None:
-    with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
-        np.lib.format.write_array(member, array, allow_pickle=False)
-
-
-def _checksum(header: NumpyArray, arrays: Arrays) -> bytes:
-    """SHA-256 of the header, which names the arrays with their types and shapes, and of the arrays."""
-    digest = hashlib.sha256(header.tobytes())
-    for array in arrays.values():
-        digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.digest()
+    write_archive(path, header, arrays)
 
 
 def _tree_header(side: str, tree: ClusterTree, arrays: Arrays) -> dict[str, Any]:
@@ -226,108 +138,17 @@ def load(path: PathLike) -> Any:
     structmat.HSSMatrix.save
     """
     path = Path(path)
-    with open(path, "rb") as file:
-        if file.read(1) == b"":
-            raise FileFormatError(f"{path} is empty; it was not written by A.save")
-        try:
-            with zipfile.ZipFile(file) as archive:
-                header, arrays = _contents(path, archive)
-        except _DAMAGE as error:
-            if isinstance(error, FileFormatError):
-                raise
-            raise _damaged(path, error) from error
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # a seek to where a damaged archive points
-                raise
-            raise _damaged(path, error) from error
-    return _assembled(path, header, arrays)
-
-
-def _damaged(path: Path, error: Exception) -> FileFormatError:
-    if isinstance(error, zipfile.BadZipFile) and not _looks_like_zip(path):
-        return FileFormatError(f"{path} is not a file of structmat: it is no zip archive, as A.save writes")
-    cause = str(error) or type(error).__name__
-    return FileFormatError(f"{path} is truncated or damaged ({cause}); save the matrix again")
-
-
-def _looks_like_zip(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
-def _contents(path: Path, archive: zipfile.ZipFile) -> tuple[dict[str, Any], Arrays]:
-    """The header, and the arrays that it declares, checked against the checksum."""
-    members = set(archive.namelist())
-    if "header.npy" not in members:
-        raise FileFormatError(
-            f"{path} is an archive of something else: it has no header of structmat (it holds "
-            f"{', '.join(sorted(members)[:5]) or 'nothing'})"
-        )
-    encoded = _read(archive, "header")
-    if encoded.dtype != np.uint8 or encoded.ndim != 1:
-        raise FileFormatError(f"{path} is an archive of something else: its header is not one of structmat")
-    try:
-        header = json.loads(encoded.tobytes())
-        known = header["format"] == FORMAT and isinstance(header["version"], int)
-    except (ValueError, TypeError, KeyError):
-        known = False
-    if not known:
-        raise FileFormatError(f"{path} is an archive of something else: its header is not one of structmat")
-    if header["version"] > VERSION:
-        raise FileFormatError(
-            f"{path} was written by a newer version of structmat (format {header['version']}; this one reads "
-            f"up to {VERSION}); upgrade structmat, or save again with the older version"
-        )
-    missing = sorted(key for key in [*header["arrays"], "checksum"] if f"{key}.npy" not in members)
-    if missing:
-        raise FileFormatError(f"{path} is damaged: it lacks the arrays {', '.join(missing)}")
-    declared = header["arrays"].items()
-    arrays = {key: _read(archive, key, np.dtype(kind), tuple(shape)) for key, (kind, shape) in declared}
-    if _checksum(encoded, arrays) != _read(archive, "checksum").tobytes():
-        raise FileFormatError(f"{path} is damaged: its contents do not have the checksum stored with them")
-    return header, arrays
-
-
-def _read(
-    archive: zipfile.ZipFile,
-    key: str,
-    dtype: np.dtype[Any] | None = None,
-    shape: tuple[int, ...] | None = None,
-) -> NumpyArray:
-    """One array, of the declared type and shape; memory is taken only for what the file can hold."""
-    info = archive.getinfo(f"{key}.npy")
-    with archive.open(info) as member:
-        if np.lib.format.read_magic(member) != (1, 0):
-            raise ValueError(f"array {key} has an unknown npy version")
-        found, fortran, kind = np.lib.format.read_array_header_1_0(member)
-        if kind.hasobject or fortran or (dtype is not None and (kind, found) != (dtype, shape)):
-            raise ValueError(f"array {key} is not what the header says")
-        if int(np.prod(found, dtype=object)) * kind.itemsize > info.file_size:
-            raise ValueError(f"array {key} is shorter than its header says")
-        out = np.empty(found, dtype=kind)
-        _fill(member, out, key)
-        member.read(1)  # the end of the member: its CRC is checked here
-    return out
-
-
-def _fill(member: IO[bytes], out: NumpyArray, key: str) -> None:
-    target, at = out.reshape(-1).view(np.uint8).data, 0
-    while at < len(target):
-        count = member.readinto(target[at : at + (1 << 24)])  # type: ignore[attr-defined]
-        if not count:
-            raise ValueError(f"array {key} is shorter than its header says")
-        at += count
+    return _assembled(path, *read_archive(path))
 
 
 def _assembled(path: Path, header: dict[str, Any], arrays: Arrays) -> Any:
     if header["class"] not in _FORMATS:
         raise FileFormatError(f"{path} holds a {header['class']}, but this version reads only {', '.join(_FORMATS)}")
-    native = {key: array.astype(array.dtype.newbyteorder("="), copy=False) for key, array in arrays.items()}
     try:
-        row_tree = _tree("row", header["trees"]["row"], native)
-        col_tree = _tree("col", header["trees"]["col"], native) if "col" in header["trees"] else row_tree
+        row_tree = _tree("row", header["trees"]["row"], arrays)
+        col_tree = _tree("col", header["trees"]["col"], arrays) if "col" in header["trees"] else row_tree
         certificate = Certificate(**_restored(header["certificate"]))
-        return _FORMATS[header["class"]][1](header, native, row_tree, col_tree, certificate)
+        return _FORMATS[header["class"]][1](header, arrays, row_tree, col_tree, certificate)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise FileFormatError(f"{path} is no valid matrix, though its checksum is right: {error}") from error
 

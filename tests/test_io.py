@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse
 
 import structmat as sm
-from structmat import gallery, io
+from structmat import archive, gallery, io
 
 DTYPES = [np.float32, np.float64, np.complex64, np.complex128]
 
@@ -156,7 +156,7 @@ def test_a_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
             raise OSError("no space left")
         written.append(key)
 
-    monkeypatch.setattr(io, "_write", fail)
+    monkeypatch.setattr(archive, "_write", fail)
     with pytest.raises(OSError, match="no space left"):
         example(n=40).save(path)
     assert path.read_bytes() == old
@@ -165,7 +165,7 @@ def test_a_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_an_interruption_leaves_nothing_behind(tmp_path):
     def write():
-        with io.atomic_file(tmp_path / "a") as file:
+        with archive.atomic_file(tmp_path / "a") as file:
             file.write(b"half")
             raise KeyboardInterrupt
 
@@ -263,11 +263,11 @@ def put_header(arrays, header):
 
 def with_checksum(arrays):
     declared = {key: arrays[key] for key in header_of(arrays)["arrays"]}
-    arrays["checksum"] = np.frombuffer(io._checksum(arrays["header"], declared), dtype=np.uint8)
+    arrays["checksum"] = np.frombuffer(archive._checksum(arrays["header"], declared), dtype=np.uint8)
 
 
 def newer(arrays):
-    put_header(arrays, header_of(arrays) | {"version": io.VERSION + 1})
+    put_header(arrays, header_of(arrays) | {"version": archive.VERSION + 1})
 
 
 def other_class(arrays):

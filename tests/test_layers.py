@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = """
-_typing _backend _check _linear_operator exceptions krylov
+_typing _backend _check _linear_operator archive exceptions krylov
 tree partition sources lowrank engine precision
 blocks algebra base certificate certify _inputs
 storage norms batched flat nested

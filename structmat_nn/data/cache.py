@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from structmat._typing import NumpyArray
+from structmat.archive import atomic_file
 from structmat.exceptions import FileFormatError
-from structmat.io import atomic_file
 
 __all__ = ["CacheWarning", "ChunkStore", "cache_directory"]
 

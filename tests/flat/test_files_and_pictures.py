@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import structmat as sm
-from structmat import io
+from structmat.archive import _checksum
 from structmat.plot import format_bytes, plot_partition, plot_structure
 from structmat.testing import random_flat
 from tests.cases import any_blocks
@@ -53,7 +53,7 @@ def rewritten(source, path, change):
     change(header, arrays)
     arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
     declared = {key: arrays[key] for key in header["arrays"]}
-    arrays["checksum"] = np.frombuffer(io._checksum(arrays["header"], declared), dtype=np.uint8)
+    arrays["checksum"] = np.frombuffer(_checksum(arrays["header"], declared), dtype=np.uint8)
     np.savez(path, **arrays)
     return path
 
