@@ -72,7 +72,7 @@ def like(values: NumpyArray, example: Array) -> Array:
     if is_numpy(example):
         return values
     xp = namespace(example)
-    return xp.asarray(values.copy(), device=array_api_compat.device(example))
+    return xp.asarray(values, device=array_api_compat.device(example), copy=True)
 
 
 def same_library(x: Array, y: Array) -> bool:
