@@ -1,5 +1,7 @@
 """Matrices in other array libraries: products as on the CPU, and what repeated products move there."""
 
+import functools
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -26,6 +28,7 @@ from structmat.testing import random_flat, random_hss
 N = 700  # leaves of unequal sizes
 
 
+@functools.cache
 def matrices(symmetric):
     """All formats, with padded leaves and points in the plane."""
     x = np.random.default_rng(0).random((N, 2))

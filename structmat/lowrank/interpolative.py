@@ -43,11 +43,16 @@ def factor(
 
 
 def _pivots_first(pivots: IntArray, ranks: IntArray, rows: int) -> IntArray:
-    """The orders (nb, rows) that begin with the pivots (nb, width) that count, the others as they come."""
-    place = np.tile(np.arange(rows) + rows, (len(ranks), 1))
-    block, slot = np.nonzero(np.arange(pivots.shape[1]) < ranks[:, None])
-    place[block, pivots[block, slot]] = slot
-    return place.argsort(axis=1, kind="stable")
+    """The orders (nb, rows) that begin with the pivots (nb, width) that count, by the swaps of `cpu_rank.pivoted_rows`.
+
+    What stands behind the pivots is the same too: levels where ranks differ take some of it into their skeletons.
+    """
+    order, block = np.tile(np.arange(rows), (len(ranks), 1)), np.arange(len(ranks))
+    for k in range(pivots.shape[1]):
+        place = (order == pivots[:, k, None]).argmax(axis=1)
+        place = np.where(k < ranks, place, k)
+        order[block, place], order[block, k] = order[block, k], order[block, place]
+    return order
 
 
 def row_interpolation(

@@ -65,9 +65,7 @@ def test_pivoted_rows_are_those_of_the_compiled_kernel(xp, rng, dtype, cap):
         found = (lower_twin, order, *rest)
     width = int(ranks.max())
     np.testing.assert_array_equal(found[2], ranks)
-    for k in range(len(ranks)):
-        np.testing.assert_array_equal(found[1][k, : ranks[k]], order[k, : ranks[k]])
-        assert sorted(found[1][k]) == list(range(12))
+    np.testing.assert_array_equal(found[1], order)
     np.testing.assert_allclose(xp.to_numpy(found[0])[:, :, :width], lower[:, :, :width], atol=1e3 * eps_of(dtype))
     np.testing.assert_allclose(found[3], left, rtol=1e-2, atol=1e3 * eps_of(dtype))
 
@@ -267,7 +265,7 @@ KERNEL = sm.kernelfunctions.Matern(nu=1.5, length=0.3)
 
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("kernel", [KERNEL, sm.kernelfunctions.Cauchy(0.01), sm.kernelfunctions.Helmholtz(20.0, dim=3)])
-@pytest.mark.parametrize("n", [700, 512, 40])
+@pytest.mark.parametrize("n", [300, 40])
 def test_built_from_a_kernel_it_is_the_matrix_of_the_cpu(xp, kernel, symmetric, n):
     if symmetric and not kernel.symmetric:
         pytest.skip("the kernel is not Hermitian")
@@ -281,7 +279,7 @@ def test_built_from_a_kernel_it_is_the_matrix_of_the_cpu(xp, kernel, symmetric, 
     assert a.dtype == dense.dtype
     assert relative(a.to_dense(), dense) <= 1e-8
     assert a.max_rank == b.max_rank
-    assert a.certificate.upper_bound == pytest.approx(b.certificate.upper_bound, rel=0.5)
+    assert relative(a.to_dense(), b.to_dense()) < 1e-11
     np.testing.assert_allclose(a.diagonal(), np.diagonal(dense), atol=1e-12)
     np.testing.assert_allclose(a[3:50:7, ::11], dense[3:50:7, ::11], atol=1e-6 * np.abs(dense).max())
 
