@@ -133,6 +133,18 @@ def with_columns(a: Array, width: int) -> Array:
     return a if missing == 0 else namespace(a).concat([a, zeros_beside((*a.shape[:2], missing), a)], axis=2)
 
 
+def stacked(parts: Sequence[Array], width: int) -> Array:
+    """Batches (nb, p, k) after each other, with columns of zeros up to a width; NumPy's written once."""
+    if not is_numpy(parts[0]):
+        return concatenated([with_columns(part, width) for part in parts])
+    out = np.zeros((sum(len(part) for part in parts), parts[0].shape[1], width), dtype=parts[0].dtype)
+    first = 0
+    for part in parts:
+        out[first : first + len(part), :, : part.shape[2]] = part
+        first += len(part)
+    return out
+
+
 class Indices:
     """An index array, with a copy on each device that has asked for one."""
 

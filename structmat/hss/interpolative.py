@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import concatenated, conj, like, squared_norm, with_columns
+from .._backend import concatenated, conj, like, squared_norm, stacked
 from .._typing import Array, IntArray, NumpyArray
 from ..blocks import NestedBasis, expand_interpolation
 from ..lowrank import row_interpolation
@@ -152,7 +152,7 @@ class _Side:
             parts.append(row_interpolation(blocks, tails[part], max_rank=max_rank))
         rank = max(p[2].max(initial=0) for p in parts)
         # rows beyond a chunk's own rank join the skeleton of the level
-        rest = concatenated([with_columns(array[:, rank - array.shape[2] :, :], rank) for array, _, _ in parts])
+        rest = stacked([array[:, rank - array.shape[2] :, :] for array, _order, _ranks in parts], rank)
         order = np.concatenate([p[1] for p in parts])
         self.skeleton = np.take_along_axis(self.candidates, order[:, :rank], axis=1)  # (2**level, k), the user's
         self.arrays.append(rest)

@@ -19,6 +19,7 @@ import numpy as np
 
 from .._backend import (
     adjoint,
+    concatenated,
     is_numpy,
     like,
     namespace,
@@ -26,7 +27,7 @@ from .._backend import (
     one_blas_thread,
     parallel_ranges,
     squared_norm,
-    with_columns,
+    stacked,
 )
 from .._typing import Array, IntArray, NumpyArray
 from ..blocks import NestedBasis
@@ -114,13 +115,15 @@ def _side(
     if room < 1:
         raise Starved(level, b + 1 + OVERSAMPLING, 0, b)
     owns, bases, ranks, weak = [], [], [], np.inf
+    whole = np.empty((nb, p, b), dtype=y.dtype) if is_numpy(y) else None
     bytes_each = max(1, (p + b) * s * numpy_dtype(y).itemsize)
     chunk = max(1, (CHUNK_BYTES if is_numpy(y) else DEVICE_CHUNK_BYTES) // bytes_each)
     # Y Omega^+ spreads what the basis leaves out over the node's own columns: the samples' share of it is room / s
     tails = tail * room / np.sqrt(s)
     for first in range(0, nb, chunk):
         part = slice(first, min(nb, first + chunk))
-        own, beyond, weakest = _nullified(omega[part, ...], y[part, ...])
+        out = None if whole is None else whole[part]
+        own, beyond, weakest = _nullified(omega[part, ...], y[part, ...], out)
         weak = min(weak, float(weakest.min()))
         basis, rank, _left = truncated_range(beyond, np.full(len(weakest), tails), max_rank=max_rank, samples=room)
         owns.append(own)
@@ -132,19 +135,17 @@ def _side(
         saturated = largest >= min(p, room) and largest < p
         needed = b + int(np.ceil(2.5 * largest)) + OVERSAMPLING  # generous: the levels above need more still
         raise Starved(level, max(needed, int(1.5 * s)) if saturated else needed, largest, b)
-    xp = namespace(y)
-    widened = [with_columns(basis, largest) for basis in bases]
-    u, own = (parts[0] if len(parts) == 1 else xp.concat(parts, axis=0) for parts in (widened, owns))
-    return u, own, rank, weak
+    return stacked(bases, largest), concatenated(owns) if whole is None else whole, rank, weak
 
 
-def _nullified(omega: Array, y: Array) -> tuple[Array, Array, NumpyArray]:
-    """Y Omega^+, what the node's own columns do not explain of Y, and how well Omega determines both."""
+def _nullified(omega: Array, y: Array, out: NumpyArray | None = None) -> tuple[Array, Array, NumpyArray]:
+    """Y Omega^+ (in `out`, of NumPy), what the node's own columns do not explain of Y, and how well Omega does it."""
     if not is_numpy(y):
         return batched_rank.nullify(omega, y)
     omega, y = np.ascontiguousarray(omega), np.ascontiguousarray(y)
     nb, b, s = omega.shape
-    own, beyond = (np.empty((nb, y.shape[1], width), dtype=y.dtype) for width in (b, s - b))
+    own = np.empty((nb, y.shape[1], b), dtype=y.dtype) if out is None else out
+    beyond = np.empty((nb, y.shape[1], s - b), dtype=y.dtype)
     weakest = np.empty(nb)
     with one_blas_thread():
         kernel = partial(cpu_sketch.nullify, omega, y, own, beyond, weakest)
