@@ -73,7 +73,10 @@ def cholesky(blocks: Array, level: int) -> Array:
     try:
         factors = xp.linalg.cholesky(blocks)
         failed = not bool(xp.all(xp.isfinite(factors)))  # which some libraries leave instead of an error
-    except (np.linalg.LinAlgError, RuntimeError):  # torch's error is a RuntimeError
+    except (np.linalg.LinAlgError, RuntimeError) as error:
+        # torch's LinAlgError is a RuntimeError of its own; any other one, of memory say, is no property of the matrix
+        if "LinAlgError" not in type(error).__name__:
+            raise
         failed = True
     if failed:
         node = int(np.linalg.eigvalsh(to_numpy(blocks))[:, 0].argmin())

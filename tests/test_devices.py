@@ -370,3 +370,15 @@ class Multiplied:
 
     def rmatmat(self, x):
         return self.tensor.T @ x
+
+
+def test_an_error_of_the_device_is_no_indefinite_matrix(monkeypatch):
+    torch = pytest.importorskip("torch")
+
+    def out_of_memory(blocks):
+        raise RuntimeError("out of memory")
+
+    a = sm.HODLRMatrix.identity(sm.ClusterTree.balanced(64, 16))._with_arrays(torch.asarray)
+    monkeypatch.setattr(namespace(torch.zeros(1)).linalg, "cholesky", out_of_memory)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        a.factorize(positive_definite=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import adjoint, cast, is_numpy, like, namespace, parallel_ranges, squared_norm, to_numpy
+from .._backend import adjoint, cast, concatenated, is_numpy, like, namespace, parallel_ranges, squared_norm, to_numpy
 from .._inputs import _require_hermitian_products
 from .._typing import Array, NumpyArray
 from ..certificate import Certificate
@@ -100,11 +100,10 @@ class _Recorder:
 
 
 def _joined(a: Samples, b: Samples) -> Samples:
-    concat = namespace(a.y).concat
-    omega, y = (concat(pair, axis=2) for pair in ((a.omega, b.omega), (a.y, b.y)))
+    omega, y = (concatenated(pair, axis=2) for pair in ((a.omega, b.omega), (a.y, b.y)))
     if a.symmetric:
         return Samples(omega, y, omega, y)
-    psi, z = (concat(pair, axis=2) for pair in ((a.psi, b.psi), (a.z, b.z)))
+    psi, z = (concatenated(pair, axis=2) for pair in ((a.psi, b.psi), (a.z, b.z)))
     return Samples(omega, y, psi, z)
 
 
@@ -221,9 +220,8 @@ def _by_columns(recorder: _Recorder) -> Generators:
     source = recorder.source
     a = to_numpy(source.matmat(recorder.identity())).astype(source.dtype, copy=False)
     tail = 4 * float(np.finfo(source.dtype).eps) * float(np.linalg.norm(a))
-    g = dense.compress(a, recorder.row_tree, recorder.col_tree, tail=tail, max_rank=None, symmetric=recorder.symmetric)[
-        0
-    ]
+    trees, symmetric = (recorder.row_tree, recorder.col_tree), recorder.symmetric
+    g, _error = dense.compress(a, *trees, tail=tail, max_rank=None, symmetric=symmetric)
     # at most BY_COLUMNS columns: compressed by the CPU, and sent back
     return g if source.example is None else g.map(lambda block: like(block, source.example))
 

@@ -190,7 +190,9 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
         return self._with_diagonal(BlockBatch(cast(diagonal, dtype), near, near).plus_diagonal(added).data)
 
     def _with_diagonal(self, diagonal: Array) -> HSSMatrix:
-        g = self.generators.map(lambda a: cast(a, numpy_dtype(diagonal)))
+        g = self.generators
+        if self.dtype != numpy_dtype(diagonal):  # a map writes out the identity parts of interpolative bases
+            g = g.map(lambda a: cast(a, numpy_dtype(diagonal)))
         changed = Generators(diagonal, g.row_basis, g.col_basis, g.couplings, g.symmetric)
         return HSSMatrix(changed, self.row_tree, self.col_tree, self.certificate)
 

@@ -139,7 +139,7 @@ def _side(
 
 
 def _nullified(omega: Array, y: Array, out: NumpyArray | None = None) -> tuple[Array, Array, NumpyArray]:
-    """Y Omega^+ (in `out`, of NumPy), what the node's own columns do not explain of Y, and how well Omega does it."""
+    """Y Omega^+ (written to `out`), what it does not explain of Y, and how well Omega determines both."""
     if not is_numpy(y):
         return batched_rank.nullify(omega, y)
     omega, y = np.ascontiguousarray(omega), np.ascontiguousarray(y)

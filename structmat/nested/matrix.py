@@ -9,6 +9,7 @@ import numpy as np
 
 from .._backend import conj, is_numpy, numpy_dtype
 from .._typing import IntArray, NumpyArray
+from ..blocks import RaggedBatch
 from ..certificate import Certificate
 from ..exceptions import DeviceError
 from ..storage import StoredMatrix
@@ -91,7 +92,23 @@ class NestedMatrix(StoredMatrix):
         return self._of(self._storage.map(function))
 
     def _device_bytes(self) -> int:
-        return self._storage.device_bytes
+        """Bytes on a device, where bases are written out and blocks of different shapes have a padded copy."""
+        s = self._storage
+        rows, cols = s.row_basis, s.col_basis
+        numbers = []
+        for adjointly, basis in enumerate([rows] if cols is rows else [rows, cols]):
+            height = s._leaf_size(bool(adjointly))
+            for level in range(basis.depth, 0, -1):
+                numbers.append((height * basis.width(level)) << level)
+                height = 2 * basis.width(level)
+        ragged = [
+            len(b) * rows.width(level) * cols.width(level)
+            for part in s.parts
+            for level, b in enumerate(part.couplings, start=1)
+            if isinstance(b, RaggedBatch)
+        ]
+        stored = sum(part.near.nbytes + sum(b.nbytes for b in part.couplings) for part in s.parts)
+        return int(stored + self.dtype.itemsize * (sum(numbers) * (2 if ragged else 1) + sum(ragged)))
 
     def _mixed(self, rtol: float) -> tuple[Any, float]:
         from .mixed import divide

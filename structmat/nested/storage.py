@@ -213,26 +213,6 @@ class NestedStorage(Storage):
         row_basis = rows.padded()
         return parts, (row_basis, row_basis if cols is rows else cols.padded())
 
-    @property
-    def device_bytes(self) -> int:
-        """Bytes on a device, where bases are written out and blocks of different shapes have a padded copy."""
-        rows, cols = self.row_basis, self.col_basis
-        itemsize = numpy_dtype(self._example).itemsize
-        numbers = []
-        for adjointly, basis in enumerate([rows] if cols is rows else [rows, cols]):
-            height = self._leaf_size(bool(adjointly))
-            for level in range(basis.depth, 0, -1):
-                numbers.append((height * basis.width(level)) << level)
-                height = 2 * basis.width(level)
-        ragged = [
-            len(b) * rows.width(level) * cols.width(level)
-            for part in self.parts
-            for level, b in enumerate(part.couplings, start=1)
-            if isinstance(b, RaggedBatch)
-        ]
-        stored = sum(part.near.nbytes + sum(b.nbytes for b in part.couplings) for part in self.parts)
-        return stored + itemsize * (sum(numbers) * (2 if ragged else 1) + sum(ragged))
-
     def _apply_compiled(self, x: NumpyArray, adjointly: bool) -> NumpyArray:
         """The compiled pass: memory-bound loops for one vector, BLAS for several."""
         from .sweep import Sweep

@@ -223,3 +223,10 @@ def test_files_keep_everything(pair):
         b = io.load(Path(folder) / "a.npz")
     assert np.array_equal(a.to_dense(), b.to_dense())
     assert (a.row_tree, a.col_tree, a.symmetric) == (b.row_tree, b.col_tree, b.symmetric)
+
+
+def test_a_diagonal_costs_no_storage():
+    x = np.random.default_rng(0).random(1000)
+    a = sm.HSSMatrix.from_kernel(sm.kernelfunctions.Matern(nu=1.5, length=0.3), x, rtol=1e-8)
+    assert a.generators.row_basis.orders is not None  # identity parts are not stored
+    assert a.add_diagonal(1.0).nbytes == a.nbytes
