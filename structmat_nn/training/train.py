@@ -403,10 +403,9 @@ def _slopes(model: nn.Module) -> list[Tensor]:
 def _trainer(settings: TrainingSettings, course: Any, folder: Path | None, hardware: dict[str, Any]) -> Any:
     import lightning.pytorch as pl
 
-    precision: Any = {"32": "32-true", "64": "64-true"}.get(settings.precision, settings.precision)
     return pl.Trainer(
         **hardware,
-        precision=precision,
+        **_precision(settings.precision, hardware["accelerator"]),
         max_epochs=1,  # one epoch of Lightning is the whole run: its epochs cost milliseconds, and ours may be one step
         callbacks=[course],
         logger=_loggers(folder),
@@ -417,6 +416,16 @@ def _trainer(settings: TrainingSettings, course: Any, folder: Path | None, hardw
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+
+
+def _precision(name: str, accelerator: str) -> dict[str, Any]:
+    """Arguments of Lightning's trainer, which would replace half precision on a CPU by bfloat16 without a word."""
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+    if name == "16-mixed" and on_cpu:
+        from lightning.pytorch.plugins import MixedPrecision
+
+        return {"plugins": [MixedPrecision(name, "cpu")]}
+    return {"precision": {"32": "32-true", "64": "64-true"}.get(name, name)}
 
 
 def _loggers(folder: Path | None) -> list[Any]:

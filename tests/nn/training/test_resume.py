@@ -73,6 +73,25 @@ def test_continued_run_equals_uninterrupted_run(uninterrupted, tmp_path, checkpo
     assert not result.shortened
 
 
+def test_half_precision_continues_with_its_scale(tmp_path):
+    # The loss is scaled up until gradients overflow: a run that began again with the first scale would skip other steps.
+    class Overflows(Network):
+        def forward(self, x):
+            return 64 * super().forward(x)
+
+    settings = {**SETTINGS, "precision": "16-mixed"}
+    expected, continued = Overflows(), Overflows()
+    train(expected, small_data(), **settings)
+    with pytest.raises(Killed):
+        train(Overflows(17), small_data(), **settings, directory=tmp_path, checkpoint_steps=7)
+    scale = torch.load(tmp_path / "last.ckpt", weights_only=True)["MixedPrecision"]["scale"]
+    assert scale < 2.0**16  # steps were skipped before the checkpoint
+    train(continued, small_data(), **settings, directory=tmp_path, checkpoint_steps=7)
+    assert continued.calls == 30 - 14
+    assert torch.equal(expected.first, continued.first)
+    assert torch.equal(expected.second, continued.second)
+
+
 def test_killed_before_the_first_checkpoint_begins_anew(uninterrupted, tmp_path):
     with pytest.raises(Killed):
         train(Network(3), small_data(), **SETTINGS, directory=tmp_path)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from structmat import NonFiniteError, ShapeError
-from structmat_nn import HSSLinear, LearnableLeakyReLU
+from structmat_nn import HSSLinear, LearnableLeakyReLU, NeuralHSS
 from structmat_nn.data import DataSet, MeanStandardNormaliser, Pairs
 from structmat_nn.training import (
     LBFGS,
@@ -128,12 +128,44 @@ def test_seed_decides_the_order():
     assert not torch.equal(weights[0], weights[2])
 
 
-@pytest.mark.parametrize("precision", ["64", "bf16-mixed"])
-def test_precisions(precision):
-    model = linear()
-    result = train(model, small_data(), **QUICK, precision=precision)
-    assert model.weight.dtype == (torch.float64 if precision == "64" else torch.float32)
-    assert math.isfinite(result.validation_error)
+@pytest.mark.parametrize(
+    ("precision", "stored", "computed"),
+    [
+        ("32", torch.float32, torch.float32),
+        ("64", torch.float64, torch.float64),
+        ("16-mixed", torch.float32, torch.float16),
+        ("bf16-mixed", torch.float32, torch.bfloat16),
+    ],
+)
+def test_precisions(precision, stored, computed):
+    model, training = linear(), []
+    model.register_forward_hook(lambda model, x, y: training.append(y.dtype) if model.training else None)
+    result = train(model, small_data(), **{**QUICK, "epochs": 200}, precision=precision)
+    assert model.weight.dtype == stored
+    assert set(training) == {computed}
+    assert result.validation_error < 0.02
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
+def test_neural_hss_trains_in_half_precision_as_in_single(precision):
+    generator = np.random.default_rng(2)
+    inverse = np.exp(-np.abs(np.subtract.outer(np.arange(32), np.arange(32))) / 2)  # of a second-order operator
+
+    def pairs(count):
+        inputs = generator.standard_normal((count, 32))
+        return Pairs(inputs, inputs @ inverse)
+
+    tests = dict.fromkeys(("in span", "white noise", "out of span"), pairs(4))
+    dataset = DataSet("elliptic", pairs(128), pairs(16), tests, (np.linspace(0, 1, 32),))
+    errors = {}
+    for name in ("32", precision):
+        torch.manual_seed(0)
+        model = NeuralHSS(32, rank=2, levels=2, depth=1)
+        result = train(model, dataset, epochs=60, batch_size=8, learning_rate=1e-2, slope_penalty=1.0, precision=name)
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        errors[name] = result.validation_error
+    assert errors["32"] < 0.15
+    assert errors[precision] < 1.2 * errors["32"]
 
 
 def test_logs_and_the_stored_operator(tmp_path):
