@@ -424,7 +424,7 @@ def _precision(name: str, accelerator: str) -> dict[str, Any]:
     if name == "16-mixed" and on_cpu:
         from lightning.pytorch.plugins import MixedPrecision
 
-        return {"plugins": [MixedPrecision(name, "cpu")]}
+        return {"plugins": [MixedPrecision("16-mixed", "cpu")]}
     return {"precision": {"32": "32-true", "64": "64-true"}.get(name, name)}
 
 

@@ -74,7 +74,7 @@ def test_continued_run_equals_uninterrupted_run(uninterrupted, tmp_path, checkpo
 
 
 def test_half_precision_continues_with_its_scale(tmp_path):
-    # The loss is scaled up until gradients overflow: a run that began again with the first scale would skip other steps.
+    # Scaled losses overflow at first: a run that began again with the first scale would skip other steps.
     class Overflows(Network):
         def forward(self, x):
             return 64 * super().forward(x)

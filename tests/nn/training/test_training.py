@@ -1,7 +1,5 @@
 """`train`: what it minimises, selects, reports and refuses."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
