@@ -72,7 +72,17 @@ def like(values: NumpyArray, example: Array) -> Array:
     if is_numpy(example):
         return values
     xp = namespace(example)
-    return xp.asarray(values, device=array_api_compat.device(example), copy=True)
+    # without the negative strides that some libraries refuse
+    return xp.asarray(np.asarray(values, order="C"), device=array_api_compat.device(example), copy=True)
+
+
+def require_assignment(x: Array) -> None:
+    """Raise a `DeviceError` where arrays like `x` may not take assignments at index arrays."""
+    if not (array_api_compat.is_cupy_array(x) or array_api_compat.is_torch_array(x)):
+        raise DeviceError(
+            f"arrays of {place_of(x)} take no assignments at the places that an index array names, as those of CuPy "
+            'and torch do: call A.to_device("cpu") first'
+        )
 
 
 def same_library(x: Array, y: Array) -> bool:
@@ -122,9 +132,20 @@ def concatenated(arrays: Sequence[Array], axis: int = 0) -> Array:
     return arrays[0] if len(arrays) == 1 else namespace(*arrays).concat(list(arrays), axis=axis)
 
 
-def zeros_beside(shape: tuple[int, ...], x: Array) -> Array:
-    """Zeros of the dtype, in the namespace and on the device of `x`."""
-    return namespace(x).zeros(shape, dtype=x.dtype, device=array_api_compat.device(x))
+def zeros_beside(shape: int | tuple[int, ...], x: Array, *others: Array) -> Array:
+    """Zeros of the dtype (that of all arrays together), in the namespace and on the device of `x`."""
+    if is_numpy(x):
+        return np.zeros(shape, np.result_type(x, *others))
+    xp = namespace(x)
+    return xp.zeros(shape, dtype=xp.result_type(x, *others), device=array_api_compat.device(x))
+
+
+def running_sums(x: Array) -> Array:
+    """0, x_0, x_0 + x_1, .. of a vector, in double precision."""
+    if is_numpy(x):
+        wide = x.astype(np.result_type(x, np.float64), copy=False)
+        return np.append(wide.dtype.type(0), np.cumsum(wide))
+    return namespace(x).cumulative_sum(cast(x, np.result_type(numpy_dtype(x), np.float64)), include_initial=True)
 
 
 def with_columns(a: Array, width: int) -> Array:
@@ -212,9 +233,14 @@ def conj(x: Array) -> Array:
     return namespace(x).conj(x) if numpy_dtype(x).kind == "c" else x
 
 
+def transpose(x: Array) -> Array:
+    """The transpose of the last two axes."""
+    return x.swapaxes(-1, -2) if is_numpy(x) else namespace(x).matrix_transpose(x)
+
+
 def adjoint(x: Array) -> Array:
     """The conjugate transpose of the last two axes."""
-    return conj(namespace(x).matrix_transpose(x) if not is_numpy(x) else x.swapaxes(-1, -2))
+    return conj(transpose(x))
 
 
 def squared_norm(x: Array) -> float:

@@ -72,8 +72,8 @@ def finite(a: Array, name: str) -> None:
 
 
 def matrix(a: Any, name: str) -> NumpyArray:
-    """A 2-D, finite, non-empty NumPy array in a supported precision."""
-    array = np.asarray(a)
+    """A 2-D, finite, non-empty NumPy array, from whatever array, in a supported precision."""
+    array = np.asarray(to_numpy(a) if is_foreign_array(a) else a)
     if array.ndim != 2:
         raise ShapeError(f"{name} must be 2-D, but it has {array.ndim} dimensions (shape {array.shape})")
     if 0 in array.shape:
@@ -84,8 +84,8 @@ def matrix(a: Any, name: str) -> NumpyArray:
 
 
 def vector(a: Any, name: str, size: int | None = None) -> NumpyArray:
-    """A 1-D, finite NumPy array in a supported precision."""
-    array = np.asarray(a)
+    """A 1-D, finite NumPy array, from whatever array, in a supported precision."""
+    array = np.asarray(to_numpy(a) if is_foreign_array(a) else a)
     if array.ndim != 1:
         raise ShapeError(f"{name} must be 1-D, but it has {array.ndim} dimensions (shape {array.shape})")
     if size is not None and array.shape[0] != size:

@@ -208,8 +208,8 @@ def _point_sets(points: Any, column_points: Any, symmetric: bool) -> tuple[Numpy
 
 def _low_rank_factors(u: Any, v: Any, symmetric: bool) -> tuple[NumpyArray, NumpyArray]:
     """U (m, r) and V (n, r), checked; one object where V is U."""
-    left = _check.matrix(u, "u") if np.size(u) else np.asarray(u, dtype=np.float64)
-    right = left if v is u or v is None else _check.matrix(v, "v") if np.size(v) else np.asarray(v, np.float64)
+    left = _factor(u, "u")
+    right = left if v is u or v is None else _factor(v, "v")
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
         raise ShapeError(
             f"u (m, r) and v (n, r) must have the same r, but their shapes are {left.shape} and {right.shape}"
@@ -217,6 +217,11 @@ def _low_rank_factors(u: Any, v: Any, symmetric: bool) -> tuple[NumpyArray, Nump
     if symmetric and right is not left and not np.array_equal(left, right):
         raise SymmetryError("symmetric=True stands for U U^H, but v differs from u")
     return left, right
+
+
+def _factor(u: Any, name: str) -> NumpyArray:
+    """A factor (m, r), checked; r may be 0."""
+    return np.zeros(u.shape) if 0 in getattr(u, "shape", ()) else _check.matrix(u, name)
 
 
 def _require_above_noise(rtol: float, noise: float) -> None:

@@ -30,12 +30,9 @@ def _is_sparse(x: Any) -> bool:
 class MatrixAlgebra:
     """Operators and checks that every format shares.
 
-    A format gives `add`, `_scaled`, `_with_arrays`, `_sub_block`, `_frobenius` and `_sparse_update`; and, for mixed
-    precision, `_mixed` and `nbytes_by_dtype`.
+    A format gives `add`, `_scaled`, `_with_arrays`, `_beside_me`, `_sub_block`, `_frobenius` and `_sparse_update`; and,
+    for mixed precision, `_mixed` and `nbytes_by_dtype`.
     """
-
-    # whether sums and what is made of them run wherever the matrix is
-    _algebra_on_device = False
 
     # ---------------------------------------------------------------------------- tolerances, operands
 
@@ -59,9 +56,6 @@ class MatrixAlgebra:
 
     def _require_same_trees(self: Any, other: Any, what: str) -> None:
         self._require_same_format(other, what)
-        if not self._algebra_on_device:
-            for operand in (self, other):
-                operand._require_on_host(f"{what} have to be")
         self._require_beside(other, what)
         if self.shape != other.shape:
             raise ShapeError(f"{what} must have one shape, but these are {self.shape} and {other.shape}")
@@ -114,7 +108,7 @@ class MatrixAlgebra:
         from ._inputs import is_hermitian
 
         update = self._sparse_update(s, symmetric=self.symmetric and is_hermitian(s))
-        return self.add(update, rtol=self._tolerance(rtol))
+        return self.add(self._beside_me(update), rtol=self._tolerance(rtol))
 
     def _diagonal_values(self: Any, d: Any) -> NumpyArray:
         """What `add_diagonal` adds, (n,): checked, and real where the matrix is Hermitian."""

@@ -12,7 +12,7 @@ from . import _check
 from ._backend import as_dtype_of, beside, like, namespace, numpy_dtype, to_numpy
 from ._typing import Array
 from .base import Factorization
-from .exceptions import NonFiniteError, NotPositiveDefiniteError
+from .exceptions import DeviceError, NotPositiveDefiniteError
 from .tree import ClusterTree
 
 
@@ -46,13 +46,19 @@ class BatchedFactorization(Factorization):
     def _solve(self, b: Any, *, adjointly: bool) -> Any:
         return self._applied(b, "b", lambda x: self._solve_block(x, adjointly=adjointly))
 
+    def inverse(self, *, rtol: float | None = None) -> Any:
+        """Refused: inverses are formed on the CPU."""
+        raise DeviceError(
+            'inverses are formed on the CPU: A.to_device("cpu").inverse(); to apply one, solve, or take '
+            "A.factorize().aslinearoperator()"
+        )
+
     def _applied(self, b: Any, name: str, function: Callable[[Array], Array]) -> Any:
         """`function` (of columns) of b, which may be a vector, where the factors are; the result where b was."""
         array = _check.operand(b, self.shape[0], self.shape, side="rows", name=name)
         x = beside(array, self._example)
         xp = namespace(x)
-        if not bool(xp.all(xp.isfinite(x))):
-            raise NonFiniteError(f"{name} holds NaN or Inf; a solution needs finite right-hand sides")
+        _check.finite(x, name)
         columns = x if x.ndim > 1 else xp.reshape(x, (-1, 1))
         columns = xp.astype(columns, xp.result_type(columns.dtype, self._example.dtype))
         if 0 not in columns.shape:

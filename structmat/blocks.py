@@ -219,7 +219,7 @@ def chosen(b: RaggedBatch, blocks: IntArray) -> RaggedBatch:
     sizes = (b.heights * b.widths)[blocks]
     first = np.cumsum(sizes) - sizes
     index = np.repeat(b.starts[blocks] - first, sizes) + np.arange(int(sizes.sum()))
-    return RaggedBatch(b.data[index], b.rows[blocks], b.cols[blocks], b.heights[blocks], b.widths[blocks])
+    return RaggedBatch(take(b.data, index), b.rows[blocks], b.cols[blocks], b.heights[blocks], b.widths[blocks])
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._backend import beside, conj, is_numpy, namespace, numpy_dtype, place_of, same_library
+from ._backend import beside, conj, is_numpy, like, namespace, numpy_dtype, place_of, same_library
 from ._typing import Array, NumpyArray
 from .base import StructuredMatrix
 from .exceptions import DeviceError
@@ -82,6 +82,14 @@ class StoredMatrix(StructuredMatrix):
                 f"{what} must be in one place, but these are arrays of {place_of(mine)} and of {place_of(its)}: move "
                 'one of them with to_device("cpu") or to_device("gpu")'
             )
+
+    def _beside_me(self, made: Any) -> Any:
+        """What was made on the CPU, a matrix or its blocks, where this matrix is."""
+        example = self._storage._example
+        if is_numpy(example):
+            return made
+        move = made._with_arrays if isinstance(made, StoredMatrix) else made.map
+        return move(lambda a: like(a, example))
 
     def _oriented(self, *, adjointly: bool, conjugated: bool) -> Any:
         if self.symmetric and adjointly:  # A^H = A

@@ -10,7 +10,6 @@ import structmat as sm
 from structmat import _backend
 from structmat._backend import namespace
 from structmat.exceptions import (
-    DeviceError,
     DeviceMemoryError,
     NonFiniteError,
     NotPositiveDefiniteError,
@@ -185,7 +184,7 @@ def test_what_cannot_be_factored_on_a_device_says_so(cls, level):
     there = a._with_arrays(torch.asarray)
     with pytest.raises(SingularBlockError, match=f"level {level} is singular"):
         (0.0 * a)._with_arrays(torch.asarray).factorize()
-    with pytest.raises(NonFiniteError, match="b holds NaN or Inf"):
+    with pytest.raises(NonFiniteError, match="b must be finite"):
         there.factorize().solve(torch.full((64,), float("nan"), dtype=torch.float64))
     assert there.factorize().solve(torch.ones(64, 0, dtype=torch.float64)).shape == (64, 0)
 
@@ -211,11 +210,6 @@ def test_what_needs_no_kernels_runs_and_the_rest_says_where(xp, name, symmetric)
     np.testing.assert_allclose(there[5:40, ::7], a[5:40, ::7], atol=1e-12)
     np.testing.assert_allclose(there.H[5:40, ::7], a.H[5:40, ::7], atol=1e-12)
     np.testing.assert_allclose(there.diagonal(), a.diagonal(), atol=1e-12)
-    if name != "H2":
-        return
-    for operation in (lambda: there + there, there.truncate, there.norm):
-        with pytest.raises(DeviceError, match=r'call A.to_device\("cpu"\) first'):
-            operation()
 
 
 def test_blocks_that_are_singular_to_rounding_are_refused():

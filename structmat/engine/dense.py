@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._backend import (
+    cast,
     is_numpy,
     namespace,
     numpy_dtype,
@@ -72,10 +73,18 @@ def qr(a: Array) -> tuple[Array, Array]:
         small = min(a.shape[1:])
         return _zeros((*a.shape[:2], small), a), _zeros((a.shape[0], small, a.shape[2]), a)
     if not is_numpy(a):
-        q, r = namespace(a).linalg.qr(a)
-        return q, r
+        return _qr_there(a)
     parts = _by_ranges(np.linalg.qr, a)
     return np.concatenate([q for q, _ in parts]), np.concatenate([r for _, r in parts])
+
+
+def _qr_there(a: Array) -> tuple[Array, Array]:
+    """Thin QR in another library, some of which underflow to NaN in single precision: then in double."""
+    xp = namespace(a)
+    q, r = xp.linalg.qr(a)
+    if r.dtype in (xp.float32, xp.complex64) and not bool(xp.all(xp.isfinite(r))):
+        q, r = (xp.astype(f, a.dtype) for f in xp.linalg.qr(cast(a, np.result_type(numpy_dtype(a), np.float64))))
+    return q, r
 
 
 def triangular_factor(a: Array) -> Array:
@@ -100,7 +109,7 @@ def left_singular(a: Array) -> tuple[Array, NumpyArray]:
         return _zeros((*a.shape[:2], small), a), np.zeros((a.shape[0], small))
     if not is_numpy(a):  # of the triangular factor: batched decompositions of small matrices are what devices have
         xp = namespace(a)
-        q, r = xp.linalg.qr(a)
+        q, r = _qr_there(a)
         u, s, _ = xp.linalg.svd(r, full_matrices=False)
         return xp.matmul(q, u), to_numpy(s)
     parts = _by_ranges(lambda part: np.linalg.svd(part, full_matrices=False)[:2], a)

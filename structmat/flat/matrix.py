@@ -42,8 +42,6 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StoredMatrix):
         What is known of the error.
     """
 
-    _algebra_on_device = True
-
     def __init__(
         self, blocks: FlatBlocks | tuple[FlatBlocks, ...], row_tree: ClusterTree, col_tree: ClusterTree,
         certificate: Certificate,
@@ -334,7 +332,7 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StoredMatrix):
         """A + diag(d) for a scalar or a vector d (n,), exactly and without recompression: O(n)."""
         values = self._diagonal_values(d)
         dtype = self._dtype_with(d, values)
-        blocks = self.blocks if dtype == self.dtype else self.blocks.map(lambda a: a.astype(dtype))
+        blocks = self.blocks if dtype == self.dtype else self.blocks.map(lambda a: cast(a, dtype))
         return self._with_blocks(arithmetic.add_diagonal(blocks, self.row_tree, values.astype(dtype)))
 
     def add_low_rank(self, u: Any, v: Any, *, rtol: float | None = None) -> Any:
@@ -343,7 +341,7 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StoredMatrix):
         A Hermitian matrix stays one when `v is u`.
         """
         symmetric = self.symmetric and v is u
-        update = low_rank_blocks(u, v, self._stored_partition(symmetric), symmetric=symmetric)
+        update = self._beside_me(low_rank_blocks(u, v, self._stored_partition(symmetric), symmetric=symmetric))
         return self._result(arithmetic.add(self.blocks, update), self._tolerance(rtol))
 
     def _sparse_update(self, s: Any, *, symmetric: bool) -> Any:

@@ -306,14 +306,17 @@ def _shares(table: IntArray, total: int, threads: int) -> IntArray:
     return np.concatenate([[0], np.searchsorted(starts, wanted), [len(table)]]).astype(np.int64)
 
 
-def by_rank(left: Array, right: Array, ranks: IntArray, rows: IntArray, cols: IntArray) -> list[LowRankBatch]:
+def by_rank(
+    left: Array, right: Array, ranks: IntArray, rows: IntArray, cols: IntArray, *, widest: int = 0
+) -> list[LowRankBatch]:
     """Batches of equal rank from zero-padded factors (nb, p, k) and (nb, q, k).
 
-    On a device batches have ranks padded to multiples of DEVICE_STEP: few batches of many blocks.
+    On a device batches have ranks padded to multiples of DEVICE_STEP, but not beyond `widest` or the width of the
+    factors: few batches of many blocks.
     """
     if not is_numpy(left):
-        ranks = -(-ranks // DEVICE_STEP) * DEVICE_STEP
-        left, right = (with_columns(f, -(-f.shape[2] // DEVICE_STEP) * DEVICE_STEP) for f in (left, right))
+        ranks = np.minimum(-(-ranks // DEVICE_STEP) * DEVICE_STEP, max(widest, left.shape[2]))
+        left, right = (with_columns(f, max(f.shape[2], int(ranks.max(initial=0)))) for f in (left, right))
     order = np.argsort(ranks, kind="stable")
     batches = []
     for rank, group in groupby(order, key=lambda b: int(ranks[b])):

@@ -63,8 +63,8 @@ def truncate(blocks: FlatBlocks, *, rtol: float, atol: float = 0.0, max_rank: in
     size = float(np.sqrt(square))
     flat = [s for level in spectra for s in level]
     ranks, error = _chosen(flat, max(rtol * size, atol), max_rank)
-    remaining = iter(ranks)
-    far = tuple(merged([b for s in level for b in _rebuilt(s, next(remaining))]) for level in spectra)
+    remaining, widest = iter(ranks), max((s.batch.rank for s in flat), default=0)
+    far = tuple(merged([b for s in level for b in _rebuilt(s, next(remaining), widest)]) for level in spectra)
     noise = float(np.sqrt(sum(float(s.weights @ s.noise) for s in flat)))
     return Truncated(FlatBlocks(blocks.near, far, blocks.half), float(np.sqrt(error)), size, noise)
 
@@ -73,7 +73,7 @@ def compress(batches: list[LowRankBatch], allowed: float) -> tuple[tuple[LowRank
     """The blocks of one level at the ranks that the absolute error `allowed` of all together needs, and the error."""
     spectra = [_spectrum(b, half=False) for b in batches]
     ranks, error = _chosen(spectra, allowed, None)
-    cut = merged([b for s, rank in zip(spectra, ranks, strict=True) for b in _rebuilt(s, rank)])
+    cut = merged([b for s, rank in zip(spectra, ranks, strict=True) for b in _rebuilt(s, rank, 0)])
     return cut, float(np.sqrt(error))
 
 
@@ -122,12 +122,12 @@ def _left_out(spectra: list[_Spectrum], squares: list[NumpyArray], ranks: list[I
     return total
 
 
-def _rebuilt(s: _Spectrum, ranks: IntArray) -> list[LowRankBatch]:
+def _rebuilt(s: _Spectrum, ranks: IntArray, widest: int) -> list[LowRankBatch]:
     """The blocks cut to their ranks: orthonormal left factors, the singular values in the right ones."""
     batches = []
     scale = np.where(np.arange(s.values.shape[1]) < ranks[:, None], s.values, 0.0)
     v = adjoint(s.v) * like(scale[:, None, :].astype(real_dtype(numpy_dtype(s.v))), s.v)
-    for u_part in by_rank(s.u, v, ranks, np.arange(len(ranks)), np.arange(len(ranks))):
+    for u_part in by_rank(s.u, v, ranks, np.arange(len(ranks)), np.arange(len(ranks)), widest=widest):
         pick = u_part.rows
         left = _without_padding(dense.matmul(take(s.left, pick), u_part.left), take(s.batch.left, pick))
         right = _without_padding(dense.matmul(take(s.right, pick), u_part.right), take(s.batch.right, pick))

@@ -46,7 +46,7 @@ def add(a: H2Blocks, b: H2Blocks) -> H2Blocks:
     for level, (x, y) in enumerate(zip(a.couplings, b.couplings, strict=True), start=1):
         y = in_order_of(x, y, level)
         heights, widths = x.heights + y.heights, x.widths + y.widths
-        out = Ragged.zeros(heights, widths, np.result_type(x.data, y.data))
+        out = Ragged.zeros(heights, widths, x.data, y.data)
         first = out.starts[:-1]
         for part, at in ((x, first), (y, first + x.heights * widths + x.widths)):
             copy(part.data, out.data, (part.starts[:-1], part.widths, at, widths, part.heights, part.widths))
@@ -83,7 +83,7 @@ def _side_by_side(a: RaggedBasis, b: RaggedBasis) -> RaggedBasis:
         leaf = level == a.depth
         heights, k = ranks[level - 1], a.ranks[level - 1]
         widths = np.full(1 << level, a.leaf_size) if leaf else ranks[level].reshape(-1, 2).sum(axis=1)
-        out = Ragged.zeros(heights, widths, np.result_type(a.levels[0], b.levels[0]))
+        out = Ragged.zeros(heights, widths, a.levels[0], b.levels[0])
         for second, basis in enumerate((a, b)):
             top = out.starts[:-1] + second * k * widths
             if leaf:

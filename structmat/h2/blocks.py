@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .._backend import adjoint, conj
+from .._backend import adjoint, concatenated, conj, take
 from .._typing import Array, NumpyArray
 from ..blocks import BlockBatch, RaggedBasis, RaggedBatch, chosen, turned
 
@@ -70,7 +70,7 @@ class H2Blocks:
             return self
         off = np.flatnonzero(self.near.rows != self.near.cols)
         near = BlockBatch(
-            np.concatenate([self.near.data, adjoint(self.near.data[off])]),
+            concatenated([self.near.data, adjoint(take(self.near.data, off))]),
             np.append(self.near.rows, self.near.cols[off]), np.append(self.near.cols, self.near.rows[off]),
         )  # fmt: skip
         couplings = []
@@ -80,8 +80,9 @@ class H2Blocks:
             other = mirror if len(kept) == len(b) else chosen(mirror, kept)
             couplings.append(
                 RaggedBatch(
+                    concatenated([b.data, other.data]),
                     *(np.concatenate([getattr(b, name), getattr(other, name)])
-                      for name in ("data", "rows", "cols", "heights", "widths"))
+                      for name in ("rows", "cols", "heights", "widths")),
                 )
             )  # fmt: skip
         return H2Blocks(near, tuple(couplings), self.row_basis, self.row_basis)

@@ -59,7 +59,7 @@ def _unit_blocks(entries: Entries, levels: IntArray, stored: BlockPartition, hal
         places = stored.far[level]
         here, block = _located(entries.where(levels == level), places, stored, level)
         heights, widths = rows.counts[level - 1][places[:, 0]], cols.counts[level - 1][places[:, 1]]
-        out = Ragged.zeros(heights, widths, dtype)
+        out = Ragged.zeros(heights, widths, entries.values)
         i, j = rows.place(level, here.rows), cols.place(level, here.cols)
         out.data[out.starts[block] + i * widths[block] + j] = here.values
         couplings.append(RaggedBatch(out.data, places[:, 0].copy(), places[:, 1].copy(), heights, widths))

@@ -23,21 +23,20 @@ def inner(a: H2Blocks, b: H2Blocks) -> Any:
     is that of A_ts with (U_t^H X_t) B_ts (V_s^H Y_s)^H, and the small matrices in brackets go up the tree.
     """
     products = conj(a.near.data) * aligned(a.near, b.near, a.depth)
-    total = _both_halves(products.sum(axis=(1, 2)), a.near.rows, a.near.cols, a.half)
+    near = Ragged(products.reshape(-1), *(np.full(len(a.near), n) for n in products.shape[1:]))
+    total = _both_halves(near.sums(near.data), a.near.rows, a.near.cols, a.half)
     rows = _inner_products(a.row_basis.full(), b.row_basis.full())
     cols = rows if a.half else _inner_products(a.col_basis.full(), b.col_basis.full())
     for level, (x, y) in enumerate(zip(a.couplings, b.couplings, strict=True), start=1):
         through = sandwiched(in_order_of(x, y, level), rows[level - 1], cols[level - 1])
-        wide = conj(x.data).astype(np.result_type(x.data, np.float64)) * through.data
-        ends = np.append(wide.dtype.type(0), np.cumsum(wide))[Ragged.of(x).starts]
-        total = total + _both_halves(np.diff(ends), x.rows, x.cols, a.half)
+        parts = Ragged.of(x).sums(conj(x.data) * through.data)
+        total = total + _both_halves(parts, x.rows, x.cols, a.half)
     return total
 
 
 def _both_halves(parts: NumpyArray, rows: IntArray, cols: IntArray, half: bool) -> Any:
     """The sum over blocks, and over their adjoints at the mirrored places: the conjugates."""
-    wide = parts.astype(np.result_type(parts, np.float64))
-    return wide.sum() + (wide[rows != cols].conj().sum() if half else 0.0)
+    return parts.sum() + (parts[rows != cols].conj().sum() if half else 0.0)
 
 
 def _inner_products(u: RaggedBasis, x: RaggedBasis) -> list[Ragged]:

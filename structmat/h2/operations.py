@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
+from .._backend import cast, numpy_dtype
 from ..certificate import Certificate
 from ..flat.exact import checked_leaf_factors
 from ..flat.special import EXACT, checked_update
@@ -34,10 +35,9 @@ class H2Operations:
         asked: float | None = None, trees: tuple[ClusterTree, ClusterTree] | None = None,
     ) -> Any:  # fmt: skip
         """Truncate an exact result and certify the truncation; `spent` is the absolute error made before."""
-        self._require_on_host("recompression runs")
         cut = truncate.truncate(exact, rtol=rtol, atol=atol, max_rank=max_rank)
         scale = 1.0 / cut.size if cut.size > 0 else 0.0
-        rounding = max(cut.rounding * scale, float(np.finfo(exact.near.data.dtype).eps))
+        rounding = max(cut.rounding * scale, float(np.finfo(numpy_dtype(exact.near.data)).eps))
         bound = (cut.error + spent) * scale + rounding
         granted = max(rtol if asked is None else asked, atol * scale, 2.0 * rounding)
         certificate = Certificate(granted, bound, bound, 1.0, "recompression of the exact result of the operands")
@@ -81,12 +81,11 @@ class H2Operations:
     def _together(self: Any, other: Any) -> tuple[H2Blocks, H2Blocks]:
         """The blocks of both over one partition: their own, or the common refinement of the two; exactly."""
         a, b = self.blocks, other.blocks
-        for operand in (self, other):
-            operand._require_on_host("sums run")
         if not (a.half and b.half):
             a, b = a.expanded(), b.expanded()
         if arithmetic.same_places(a, b):
             return a, b
+        self._require_on_host("sums over two partitions run")
         target = common_refinement(self.partition, other.partition)
         stored = target.lower() if a.half else target
         return refined(a, stored), refined(b, stored)
@@ -102,9 +101,9 @@ class H2Operations:
 
     def _scaled(self: Any, number: complex) -> Any:
         if number.imag == 0.0:
-            return self._with_blocks(arithmetic.scale(self.blocks, self.dtype.type(number.real)))
+            return self._with_blocks(arithmetic.scale(self.blocks, number.real))
         target = np.result_type(self.dtype, np.complex64)
-        return self._with_blocks(arithmetic.scale(self.blocks.expanded().map(lambda a: a.astype(target)), number))
+        return self._with_blocks(arithmetic.scale(self.blocks.expanded().map(lambda a: cast(a, target)), number))
 
     def hadamard(self: Any, other: Any, *, rtol: float | None = None) -> Any:
         """The entrywise product, recompressed level by level to `rtol` of its own norm, over one partition of both.
@@ -113,6 +112,7 @@ class H2Operations:
         operands multiply before they are cut: for ranks up to some dozens. Truncate the operands first.
         """
         self._require_same_trees(other, "the operands of a Hadamard product")
+        self._require_on_host("entrywise products run")
         tolerance = self._tolerance(rtol, other)
         product, error = hadamard(*self._together(other), rtol=0.4 * tolerance)
         return self._result(product, 0.5 * tolerance, spent=error, asked=tolerance)
@@ -126,7 +126,7 @@ class H2Operations:
         """
         values = self._diagonal_values(d)
         dtype = self._dtype_with(d, values)
-        blocks = self.blocks if dtype == self.dtype else self.blocks.map(lambda a: a.astype(dtype))
+        blocks = self.blocks if dtype == self.dtype else self.blocks.map(lambda a: cast(a, dtype))
         return self._with_blocks(arithmetic.add_diagonal(blocks, self.row_tree, values.astype(dtype)))
 
     def add_low_rank(self: Any, u: Any, v: Any, *, rtol: float | None = None) -> Any:
@@ -138,9 +138,8 @@ class H2Operations:
         factors = checked_leaf_factors(u, v, (self.row_tree, self.col_tree), symmetric)
         partition = self.partition
         update = arithmetic.low_rank(*factors, partition.lower() if symmetric else partition, half=symmetric)
-        self._require_on_host("sums run")
         blocks = self.blocks if symmetric else self.blocks.expanded()
-        return self._result(arithmetic.add(blocks, update), self._tolerance(rtol))
+        return self._result(arithmetic.add(blocks, self._beside_me(update)), self._tolerance(rtol))
 
     def _sparse_update(self: Any, s: Any, *, symmetric: bool) -> Any:
         matrix = checked_update(self, s, symmetric=symmetric)
@@ -150,7 +149,6 @@ class H2Operations:
     # -------------------------------------------------------------------------------------- norms
 
     def _frobenius(self: Any) -> float:
-        self._require_on_host("norms of H2-matrices are computed")
         blocks = self.blocks
         return float(np.sqrt(truncate.squared_norm(truncate.orthogonalize(blocks).blocks)))
 

@@ -14,8 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import conj, parallel_ranges
-from .._typing import IntArray, NumpyArray
+from .._backend import (
+    as_dtype_of,
+    conj,
+    is_numpy,
+    like,
+    namespace,
+    parallel_ranges,
+    require_assignment,
+    running_sums,
+    take,
+    to_numpy,
+    zeros_beside,
+)
+from .._backend import transpose as turned
+from .._typing import Array, IntArray, NumpyArray
 from ..blocks import RaggedBasis, RaggedBatch
 from ..engine import cpu_ragged, dense
 
@@ -29,7 +42,7 @@ TOGETHER = 1 << 18
 class Ragged:
     """Matrices of different shapes, one after another, each row by row."""
 
-    data: NumpyArray  # (total,)
+    data: Array  # (total,)
     heights: IntArray  # (count,)
     widths: IntArray  # (count,)
 
@@ -42,41 +55,74 @@ class Ragged:
         return len(self.heights)
 
     @classmethod
-    def zeros(cls, heights: IntArray, widths: IntArray, dtype: Any) -> Ragged:
-        """Zero matrices, to be filled with `put`."""
-        return cls(np.zeros(int((heights * widths).sum()), dtype=dtype), heights, widths)
+    def zeros(cls, heights: IntArray, widths: IntArray, *examples: Array) -> Ragged:
+        """Zero matrices, to be filled with `put`, of the type and in the place of the examples."""
+        return cls(zeros_beside(int((heights * widths).sum()), *examples), heights, widths)
 
     @classmethod
     def of(cls, batch: RaggedBatch) -> Ragged:
         """The blocks of a batch."""
         return cls(batch.data, batch.heights, batch.widths)
 
-    def padded(self, index: IntArray, p: int, q: int) -> NumpyArray:
+    def padded(self, index: IntArray, p: int, q: int) -> Array:
         """Some of the matrices with zeros to the right and below, (len(index), p, q)."""
-        out = np.zeros((len(index), p, q), dtype=self.data.dtype)
+        out = zeros_beside((len(index), p, q), self.data)
         places, heights, widths = np.arange(len(index)) * (p * q), self.heights[index], self.widths[index]
         copy(self.data, out, (self.starts[index], widths, places, q, heights, widths))
         return out
 
-    def put(self, index: IntArray, blocks: NumpyArray) -> None:
+    def put(self, index: IntArray, blocks: Array) -> None:
         """Fill some of the matrices from the upper left corners of blocks (len(index), p, q)."""
-        blocks = np.ascontiguousarray(blocks)
+        blocks = np.ascontiguousarray(blocks) if is_numpy(blocks) else blocks
         _, p, q = blocks.shape
         places, heights, widths = np.arange(len(index)) * (p * q), self.heights[index], self.widths[index]
         copy(blocks, self.data, (places, q, self.starts[index], widths, heights, widths))
 
     def squares(self) -> NumpyArray:
         """The squared Frobenius norm of each matrix, (count,)."""
-        total = np.append(0.0, np.cumsum(np.abs(self.data).astype(np.float64) ** 2))
-        return np.diff(total[self.starts])
+        return self.sums(abs(self.data) ** 2)
+
+    def sums(self, values: Array) -> NumpyArray:
+        """The sums of values that belong to the numbers of each matrix, (count,), NumPy's."""
+        return np.diff(to_numpy(take(running_sums(values), self.starts)))
 
 
-def copy(source: NumpyArray, target: NumpyArray, columns: Any, *, adjointly: bool = False) -> None:
+def copy(source: Array, target: Array, columns: Any, *, adjointly: bool = False) -> None:
     """Copy rectangles, or their conjugate transposes, between flat arrays; `columns` are those of `cpu_ragged`."""
     table = np.stack(np.broadcast_arrays(*columns), axis=1).astype(np.int64)
+    if not is_numpy(source):
+        _copy_there(source, target, table, adjointly)
+        return
     kernel = cpu_ragged.copy_adjoints if adjointly else cpu_ragged.copy_rectangles
     flat, out = source.reshape(-1), target.reshape(-1)
     parallel_ranges(lambda a, b: kernel(flat, out, table, a, b), len(table), serial=target.size < 1 << 14)
+
+
+def _copy_there(source: Array, target: Array, table: IntArray, adjointly: bool) -> None:
+    """`copy` in other libraries, by index arrays that are made there; for a piece of the rectangles at a time."""
+    require_assignment(source)
+    xp = namespace(source)
+    table = table[table[:, 4] * table[:, 5] > 0]
+    flat, out = xp.reshape(source, (-1,)), target.reshape(-1)
+    numbers = table[:, 4] * table[:, 5]
+    piece = np.cumsum(numbers) // PIECE
+    for part in np.split(table, np.flatnonzero(np.diff(piece)) + 1):
+        if not len(part):
+            continue
+        ends = np.cumsum(part[:, 4] * part[:, 5])
+        first = ends - part[:, 4] * part[:, 5]
+        places = like(np.arange(int(ends[-1])), source)
+        owner = xp.searchsorted(like(ends, source), places, side="right")
+        start, stride, place, step, _, columns, before = (
+            xp.take(like(c, source), owner, axis=0) for c in (*part.T.copy(), first)
+        )
+        row = (places - before) // columns
+        column = places - before - row * columns
+        values = as_dtype_of(xp.take(flat, start + row * stride + column, axis=0), out)
+        if adjointly:
+            out[place + column * step + row] = conj(values)
+        else:
+            out[place + row * step + column] = values
 
 
 def groups(*sizes: IntArray) -> Iterator[tuple[IntArray, tuple[int, ...]]]:
@@ -114,10 +160,10 @@ def multiply(
     """The products a_i b_i, with b_i transposed and conjugated as asked; a_index: which of a belongs to each of b."""
     index = np.arange(len(b)) if a_index is None else a_index
     inner, widths = (b.widths, b.heights) if transpose else (b.heights, b.widths)
-    out = Ragged.zeros(a.heights[index], widths, np.result_type(a.data, b.data))
+    out = Ragged.zeros(a.heights[index], widths, a.data, b.data)
     for members, (p, k, q) in groups(out.heights, inner, widths):
         if p * k * q:
-            right = b.padded(members, q, k).swapaxes(1, 2) if transpose else b.padded(members, k, q)
+            right = turned(b.padded(members, q, k)) if transpose else b.padded(members, k, q)
             out.put(members, dense.matmul(a.padded(index[members], p, k), conj(right) if conjugate else right))
     return out
 
@@ -125,11 +171,11 @@ def multiply(
 def qr_of_transposes(a: Ragged) -> tuple[Ragged, Ragged]:
     """For matrices M whose transposes (k, p) are given: the transposes of Q, (r, p), and R, (r, k)."""
     small = np.minimum(a.heights, a.widths)
-    q, r = Ragged.zeros(small, a.widths, a.data.dtype), Ragged.zeros(small, a.heights, a.data.dtype)
+    q, r = Ragged.zeros(small, a.widths, a.data), Ragged.zeros(small, a.heights, a.data)
     for members, (k, p) in groups(a.heights, a.widths):
         if k * p:
-            factors = dense.qr(a.padded(members, k, p).swapaxes(1, 2))
-            q.put(members, factors[0].swapaxes(1, 2))
+            factors = dense.qr(turned(a.padded(members, k, p)))
+            q.put(members, turned(factors[0]))
             r.put(members, factors[1])
     return q, r
 
@@ -143,7 +189,7 @@ def transfers(basis: RaggedBasis, level: int) -> Ragged:
     """For each node of a level, 2 .. depth, the transpose (k of the parent, k) of its transfer matrix."""
     parents, ranks = level_of(basis, level - 1), basis.ranks[level - 1]
     parent, second = np.divmod(np.arange(len(ranks)), 2)
-    out = Ragged.zeros(parents.heights[parent], ranks, parents.data.dtype)
+    out = Ragged.zeros(parents.heights[parent], ranks, parents.data)
     at = parents.starts[parent] + second * ranks[2 * parent]
     copy(parents.data, out.data, (at, parents.widths[parent], out.starts[:-1], ranks, out.heights, ranks))
     return out
@@ -152,7 +198,7 @@ def transfers(basis: RaggedBasis, level: int) -> Ragged:
 def joined(children: Ragged) -> Ragged:
     """The transposes (k, p) of bases from those of the parts that belong to the two children, (k, p_child)."""
     first = children.widths[::2]
-    out = Ragged.zeros(children.heights[::2], first + children.widths[1::2], children.data.dtype)
+    out = Ragged.zeros(children.heights[::2], first + children.widths[1::2], children.data)
     parent, second = np.divmod(np.arange(len(children)), 2)
     at = out.starts[parent] + second * first[parent]
     sizes = children.heights, children.widths
@@ -162,8 +208,8 @@ def joined(children: Ragged) -> Ragged:
 
 def transposed(a: Ragged) -> Ragged:
     """The transposes, without conjugation."""
-    out = Ragged.zeros(a.widths, a.heights, a.data.dtype)
+    out = Ragged.zeros(a.widths, a.heights, a.data)
     for members, (p, q) in groups(a.heights, a.widths):
         if p * q:
-            out.put(members, a.padded(members, p, q).swapaxes(1, 2))
+            out.put(members, turned(a.padded(members, p, q)))
     return out

@@ -26,8 +26,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._backend import adjoint, conj, one_blas_thread
-from .._typing import IntArray, NumpyArray
+from .._backend import (
+    adjoint,
+    cast,
+    conj,
+    is_numpy,
+    like,
+    numpy_dtype,
+    one_blas_thread,
+    squared_norms,
+    to_numpy,
+    transpose,
+    zeros_beside,
+)
+from .._typing import Array, IntArray, NumpyArray
 from ..blocks import RaggedBasis, RaggedBatch
 from ..engine import dense
 from .blocks import H2Blocks
@@ -90,7 +102,7 @@ def moved_up(basis: RaggedBasis, level: int, below: Ragged) -> Ragged:
 def sandwiched(b: RaggedBatch, left: Ragged, right: Ragged) -> RaggedBatch:
     """The couplings L_t B_ts R_s^H for maps L and R by node."""
     middle, rows, cols = Ragged.of(b), np.asarray(b.rows), np.asarray(b.cols)
-    out = Ragged.zeros(left.heights[rows], right.heights[cols], np.result_type(left.data, b.data, right.data))
+    out = Ragged.zeros(left.heights[rows], right.heights[cols], left.data, b.data, right.data)
     taller, wider = np.maximum(out.heights, b.heights), np.maximum(b.widths, out.widths)
     for members, _sizes in groups(taller, wider):
         p, k, m, q = (int(s[members].max()) for s in (out.heights, b.heights, b.widths, out.widths))
@@ -105,10 +117,14 @@ def _rounding(b: RaggedBatch, left: Ragged, right: Ragged) -> NumpyArray:
     middle, total = Ragged.of(b), np.zeros(len(b))
     lengths = [_column_squares(f) for f in (left, right)]
     for members, (k, m) in groups(b.heights, b.widths):
-        squares = np.abs(middle.padded(members, k, m)).astype(np.float64) ** 2
-        rows, cols = lengths[0][b.rows[members], :k], lengths[1][b.cols[members], :m]
-        total[members] = ((squares[:, : rows.shape[1], : cols.shape[1]] @ cols[:, :, None])[:, :, 0] * rows).sum(axis=1)
-    return (NOISE * float(np.finfo(b.data.dtype).eps)) ** 2 * total
+        squares = cast(abs(middle.padded(members, k, m)) ** 2, np.dtype(np.float64))
+        rows, cols = (
+            like(f[nodes[members], :width, None], b.data)
+            for f, nodes, width in zip(lengths, (b.rows, b.cols), (k, m), strict=True)
+        )
+        products = dense.matmul(squares[:, : rows.shape[1], : cols.shape[1]], cols) * rows
+        total[members] = to_numpy(products).sum(axis=(1, 2))
+    return (NOISE * float(np.finfo(numpy_dtype(b.data)).eps)) ** 2 * total
 
 
 def _column_squares(a: Ragged) -> NumpyArray:
@@ -116,7 +132,7 @@ def _column_squares(a: Ragged) -> NumpyArray:
     widest = int(a.widths.max(initial=0))
     out = np.zeros((len(a), widest))
     for members, (p, q) in groups(a.heights, a.widths):
-        part = (np.abs(a.padded(members, p, q)).astype(np.float64) ** 2).sum(axis=1)
+        part = to_numpy(squared_norms(a.padded(members, p, q), axis=1))
         out[members, : min(q, widest)] = part[:, :widest]
     return out
 
@@ -129,7 +145,9 @@ def squared_norm(blocks: H2Blocks) -> float:
     return total
 
 
-def _squares(data: NumpyArray) -> NumpyArray:
+def _squares(data: Array) -> NumpyArray:
+    if not is_numpy(data):
+        return to_numpy(squared_norms(data, axis=(1, 2)))
     return np.einsum("bpq,bpq->b", data, conj(data), optimize=True).real.astype(np.float64)
 
 
@@ -150,7 +168,7 @@ def _truncated(found: Orthogonal, rtol: float, atol: float, max_rank: int | None
     o, noise = found.blocks, found.noise
     size = float(np.sqrt(squared_norm(o)))
     lost = sum(_both_halves(v, b.rows, b.cols, o.half) for v, b in zip(noise, o.couplings, strict=True))
-    rounding = max(float(np.sqrt(lost)), ROUNDING * float(np.finfo(o.near.data.dtype).eps) * size)
+    rounding = max(float(np.sqrt(lost)), ROUNDING * float(np.finfo(numpy_dtype(o.near.data)).eps) * size)
     allowed = max(rtol * size, atol)
     allowed = min(allowed, max(allowed, 2.0 * rounding) - rounding)  # with rounding, no more than what is asked
     square = 0.5 * allowed**2  # for rows and columns each, also where one basis is both
@@ -219,7 +237,7 @@ def weights(basis: RaggedBasis, partners: Partners) -> tuple[list[Ragged], list[
         ranks, nodes = basis.ranks[level - 1], 1 << level
         noise = np.zeros(nodes)
         np.add.at(noise, partners.node[level - 1], partners.noise[level - 1])
-        above = Ragged.zeros(np.zeros(nodes, dtype=np.int64), ranks, basis.levels[0].dtype)
+        above = Ragged.zeros(np.zeros(nodes, dtype=np.int64), ranks, basis.levels[0])
         if level > 1:
             down, parent = transfers(basis, level), np.arange(nodes) // 2
             above = multiply(factors[-1], down, conjugate=True, a_index=parent)
@@ -240,12 +258,12 @@ def _triangular(partners: Partners, level: int, ranks: IntArray, above: Ragged) 
     offsets = ends[:-1] - ends[pointers[node]] if len(node) else ends[:-1]  # the rows of each entry in its node
     own = ends[pointers[1:]] - ends[pointers[:-1]]
     heights = own + above.heights
-    out = Ragged.zeros(np.minimum(heights, ranks), ranks, b.data.dtype)
+    out = Ragged.zeros(np.minimum(heights, ranks), ranks, b.data)
     slot = np.full(len(ranks), -1)
     for members, (p, k) in groups(heights, ranks):
         if p * k == 0:
             continue
-        stack = np.zeros((len(members), p, k), dtype=b.data.dtype)
+        stack = zeros_beside((len(members), p, k), b.data)
         slot[members] = np.arange(len(members))
         entries = np.flatnonzero(slot[node] >= 0)
         for flag in (False, True):
@@ -297,16 +315,16 @@ def _left_singular(weight: Ragged, current: Ragged | None) -> tuple[Ragged, Nump
     """
     heights = weight.widths if current is None else current.widths
     small = np.minimum(heights, weight.heights)
-    vectors = Ragged.zeros(small, heights, weight.data.dtype)
+    vectors = Ragged.zeros(small, heights, weight.data)
     values = np.zeros((len(weight), int(small.max(initial=0))))
     for members, (m, k, p) in groups(weight.heights, weight.widths, heights):
         if m * k * p == 0:
             continue
         product = adjoint(weight.padded(members, m, k))
         if current is not None:
-            product = dense.matmul(current.padded(members, k, p).swapaxes(1, 2), product)
+            product = dense.matmul(transpose(current.padded(members, k, p)), product)
         u, s = dense.left_singular(product)
-        vectors.put(members, u.swapaxes(1, 2))
+        vectors.put(members, transpose(u))
         wide = min(s.shape[1], values.shape[1])
         values[members, :wide] = s[:, :wide]
     return vectors, np.where(np.arange(values.shape[1]) < small[:, None], values, 0.0)
@@ -335,7 +353,7 @@ def chosen_ranks(
 
 def _first_rows(a: Ragged, counts: IntArray) -> Ragged:
     """The first rows of each matrix."""
-    out = Ragged.zeros(counts, a.widths, a.data.dtype)
+    out = Ragged.zeros(counts, a.widths, a.data)
     copy(a.data, out.data, (a.starts[:-1], a.widths, out.starts[:-1], a.widths, counts, a.widths))
     return out
 

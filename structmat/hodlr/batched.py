@@ -1,7 +1,8 @@
 """The LU-like factorisation of HODLR matrices in batched array operations: for matrices whose data are on a device.
 
 The same formula as in `structmat.hodlr.lu`; the blocks of the leaves and the cores are inverted once, as batched
-inverses are cheap there and substitutions are not.
+inverses are cheap there and substitutions are not. A step of refinement makes up for what explicit inverses lose: with
+it residuals are those of triangular factors (without it ten times as large, on random matrices).
 """
 
 from __future__ import annotations
@@ -25,17 +26,36 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class BatchedInverse:
+    """The inverses of a batch of blocks, applied with a step of refinement."""
+
+    blocks: Array  # (nb, p, p)
+    inverse: Array  # (nb, p, p)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the blocks and of their inverses."""
+        return array_bytes(self.blocks) + array_bytes(self.inverse)
+
+    def solve(self, b: Array, *, adjointly: bool = False) -> Array:
+        """A x = b or A^H x = b, (nb, p, m)."""
+        a, inverse = (adjoint(self.blocks), adjoint(self.inverse)) if adjointly else (self.blocks, self.inverse)
+        x = times(inverse, b)
+        return x + times(inverse, b - times(a, x))
+
+
+@dataclass(frozen=True)
 class BatchedLevel:
     """One level: nb = 2**level nodes of padded size p, rank k."""
 
     solved: Array  # (nb, p, k), A_t^-1 U_t
     right: Array  # (nb, p, k), V_t
-    core: Array  # (nb / 2, 2 k, 2 k), inverse
+    core: BatchedInverse  # (nb / 2, 2 k, 2 k)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the factors of this level."""
-        return sum(array_bytes(a) for a in vars(self).values())
+        return array_bytes(self.solved) + array_bytes(self.right) + self.core.nbytes
 
 
 class BatchedLU(BatchedFactorization):
@@ -63,7 +83,7 @@ class BatchedLU(BatchedFactorization):
         # the left factors of all levels above, side by side as leaf blocks, solved with from the leaves up
         widths = [0 if pair is None else pair[0].shape[2] for pair in factors]
         panels = [xp.reshape(pair[0], (*diagonal.shape[:2], -1)) for pair in factors if pair is not None]
-        panel = times(self._leaves, xp.concat(panels, axis=2)) if panels else zeros_beside((1 << depth, 0, 0), diagonal)
+        panel = self._leaves.solve(xp.concat(panels, axis=2)) if panels else zeros_beside((1 << depth, 0, 0), diagonal)
         self._levels: list[BatchedLevel] = []
         for level in range(depth, 0, -1):
             pair, above = factors[level - 1], sum(widths[: level - 1])
@@ -76,7 +96,7 @@ class BatchedLU(BatchedFactorization):
             panel = panel[:, :, :above]
             panel = _corrected(found, panel) if above else panel
 
-    def _inverted(self, blocks: Array, level: int) -> Array:
+    def _inverted(self, blocks: Array, level: int) -> BatchedInverse:
         """The inverses of diagonal blocks or cores, whose determinants are multiplied up."""
         xp = namespace(blocks)
         sign, logarithm = xp.linalg.slogdet(blocks)
@@ -89,19 +109,19 @@ class BatchedLU(BatchedFactorization):
         sums = xp.sum(xp.abs(blocks), axis=2, keepdims=True)
         conditions = to_numpy(xp.max(xp.matmul(xp.abs(inverses), sums), axis=(1, 2)))
         _require_regular(conditions < 1.0 / np.finfo(conditions.dtype).eps, level)
-        return inverses
+        return BatchedInverse(blocks, inverses)
 
     @property
     def _example(self) -> Any:
-        return self._leaves
+        return self._leaves.inverse
 
     @property
     def nbytes(self) -> int:
         """Bytes of the factors."""
-        return sum(level.nbytes for level in self._levels) + array_bytes(self._leaves)
+        return sum(level.nbytes for level in self._levels) + self._leaves.nbytes
 
     def _substitution(self, x: Array) -> Array:
-        x = times(self._leaves, x)
+        x = self._leaves.solve(x)
         for level in self._levels:
             x = _corrected(level, x)
         return x
@@ -109,7 +129,7 @@ class BatchedLU(BatchedFactorization):
     def _adjoint_substitution(self, x: Array) -> Array:
         for level in self._levels[::-1]:
             x = _corrected(level, x, adjointly=True)
-        return times(adjoint(self._leaves), x)
+        return self._leaves.solve(x, adjointly=True)
 
     def slogdet(self) -> tuple[Any, float]:
         """Sign (phase, for complex) and log of the absolute value of the determinant; computed on the way."""
@@ -150,10 +170,10 @@ def _corrected(level: BatchedLevel, x: Array, *, adjointly: bool = False) -> Arr
     left, right = (level.right, level.solved) if adjointly else (level.solved, level.right)
     inner = xp.reshape(times(adjoint(right), here), (nb // 2, 2, k, x.shape[2]))
     if adjointly:
-        small = times(adjoint(level.core), xp.reshape(inner, (nb // 2, 2 * k, x.shape[2])))
+        small = level.core.solve(xp.reshape(inner, (nb // 2, 2 * k, x.shape[2])), adjointly=True)
         small = xp.flip(xp.reshape(small, (nb // 2, 2, k, x.shape[2])), axis=1)
     else:
-        small = times(level.core, xp.reshape(xp.flip(inner, axis=1), (nb // 2, 2 * k, x.shape[2])))
+        small = level.core.solve(xp.reshape(xp.flip(inner, axis=1), (nb // 2, 2 * k, x.shape[2])))
     return xp.reshape(here - times(left, xp.reshape(small, (nb, k, x.shape[2]))), x.shape)
 
 

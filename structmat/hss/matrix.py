@@ -52,8 +52,6 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
     S. Chandrasekaran, M. Gu, T. Pals, SIAM J. Matrix Anal. Appl. 28 (2006) 603-622.
     """
 
-    _algebra_on_device = True
-
     def __init__(
         self,
         generators: Generators,
@@ -205,7 +203,7 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
 
         # without the warning of from_low_rank: what counts is the structure of the sum
         update = low_rank(u, v, (self.row_tree, self.col_tree), symmetric=self.symmetric and v is u)
-        return self.add(update, rtol=self._tolerance(rtol))
+        return self.add(self._beside_me(update), rtol=self._tolerance(rtol))
 
     def _sparse_update(self, s: Any, *, symmetric: bool) -> HSSMatrix:
         return HSSMatrix.from_sparse(s, (self.row_tree, self.col_tree), symmetric=symmetric)
@@ -217,8 +215,8 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
         count = min(self.shape)
         if self.shape[0] == self.shape[1] and self.row_tree == self.col_tree:
             blocks = self.generators.diagonal
-            d = to_numpy(namespace(blocks).linalg.diagonal(blocks))
-            return self.row_tree.from_leaves(np.ascontiguousarray(d)[:, :, None])[:, 0]
+            d = np.array(to_numpy(namespace(blocks).linalg.diagonal(blocks)))
+            return self.row_tree.from_leaves(d[:, :, None])[:, 0]
         from ..nested.entries import entry_values
 
         return entry_values(self, np.arange(count), np.arange(count))

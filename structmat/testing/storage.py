@@ -6,9 +6,12 @@ import copy
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from .._backend import is_numpy
+from .._typing import NumpyArray
 from ..exceptions import DeviceError
 from .battery import Case, check, raises
 
@@ -36,7 +39,7 @@ def file_round_trip(case: Case) -> None:
             case.close(b @ x, a @ x, what=f"{name} @ x")  # also arranges both storages alike
             case.close(b.to_dense(), a.to_dense(), what=f"the loaded {name}")
             if a is case.matrix:  # a view is stored turned, and so may round differently
-                assert np.array_equal(b.to_dense(), a.to_dense()), "the numbers have changed"
+                assert np.array_equal(b.to_dense(), _on_host(a, x).to_dense()), "the numbers have changed"
 
 
 @check()
@@ -48,6 +51,15 @@ def device_round_trip(case: Case) -> None:
     case.close(case.matrix.H.to_device("cpu").to_dense(), case.dense.conj().T, what="A.H on the CPU")
     with raises(DeviceError, 'must be "cpu" or "gpu"', "'tpu'"):
         case.matrix.to_device("tpu")
+
+
+def _on_host(a: Any, x: NumpyArray) -> Any:
+    """The matrix with its data on the CPU, arranged by a product."""
+    if is_numpy(a._storage._example):
+        return a
+    here = a.to_device("cpu")
+    here @ x
+    return here
 
 
 @check()

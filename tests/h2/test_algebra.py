@@ -61,7 +61,7 @@ def test_copies_agree_with_their_plain_twins(rng, dtype):
     p, q = int(a.heights.max()) + 1, int(a.widths.max()) + 2
     padded = a.padded(np.arange(len(a)), p, q)
     assert np.array_equal(padded, padded_blocks(a.data, a.heights, a.widths, p, q))
-    back = Ragged.zeros(a.heights, a.widths, dtype)
+    back = Ragged.zeros(a.heights, a.widths, a.data)
     back.put(np.arange(len(a)), padded)
     assert np.array_equal(back.data, ragged_blocks(padded, a.heights, a.widths))
     source, target = np.arange(30).astype(dtype) * (1 + 1j if np.dtype(dtype).kind == "c" else 1), np.zeros(40, dtype)
