@@ -75,8 +75,10 @@ def run(report: Report, quick: bool) -> None:
     floors = device_floors(report, device, quick)
     hss(report, device, floors, n, quick)
     hodlr_cholesky(report, device, 2000 if quick else 10**6, quick)
-    h2_product(report, device, floors, 2**11 if quick else 2**17, quick)
+    h_matrix(report, device, 2**11 if quick else 2**16)
+    h2(report, device, floors, 2**11 if quick else 2**17, quick)
     if not quick:
+        large_h2(report, device, floors, 2**20)
         growth(report, device)
 
 
@@ -163,11 +165,16 @@ def hss(report: Report, device: Device, floors: dict[str, float], n: int, quick:
 
 
 def hodlr_cholesky(report: Report, device: Device, n: int, quick: bool) -> None:
-    """The Gaussian kernel in one dimension with a nugget, built on the CPU."""
-    points = np.sort(np.random.default_rng(3).random(n))
+    """The Gaussian kernel in one dimension with a nugget."""
+    points, like = np.sort(np.random.default_rng(3).random(n)), device.to_device(np.zeros(1))
     kernel = Gaussian(length=0.1)
-    here = sm.HODLRMatrix.from_kernel(kernel, points, rtol=1e-10, symmetric=True).add_diagonal(1.0)
-    there = here._with_arrays(device.to_device)
+
+    def built(array: Any) -> sm.HODLRMatrix:
+        return sm.HODLRMatrix.from_kernel(kernel, points, rtol=1e-10, symmetric=True, like=array)
+
+    here, there = built(None).add_diagonal(1.0), built(like).add_diagonal(1.0)
+    seconds = device.seconds(lambda: built(like), 1, 0), median_time(lambda: built(None), 1, 0)
+    beside(report, "HODLR, Gaussian: build from the kernel", *seconds, None)
     factored = there.factorize(positive_definite=True)
     factored_here = here.factorize(positive_definite=True)
     seconds = (
@@ -182,11 +189,36 @@ def hodlr_cholesky(report: Report, device: Device, n: int, quick: bool) -> None:
     report.add("HODLR, Gaussian: log determinant against the CPU's", gap, "", 1e-10)
 
 
-def h2_product(report: Report, device: Device, floors: dict[str, float], n: int, quick: bool) -> None:
-    """1 / r at points in a cube, rtol 1e-4, built on the CPU."""
-    points = np.random.default_rng(5).random((n, 3))
-    here = sm.H2Matrix.from_kernel(Laplace(dim=3), points, rtol=1e-4, symmetric=True)
+def h_matrix(report: Report, device: Device, n: int) -> None:
+    """The logarithm at points in a square, rtol 1e-6."""
+    points, like = np.random.default_rng(7).random((n, 2)), device.to_device(np.zeros(1))
+
+    def built(array: Any) -> sm.HMatrix:
+        return sm.HMatrix.from_kernel(Laplace(dim=2), points, rtol=1e-6, symmetric=True, like=array)
+
+    here, there = built(None), built(like)
+    v = np.random.default_rng(8).standard_normal(n)
+    x, wanted = device.to_device(v), here @ v
+    error = np.linalg.norm(device.to_host(there @ x) - wanted) / np.linalg.norm(wanted)
+    report.add("H, log r: product against that of the CPU's matrix", error, "", 1e-5)
+    seconds = device.seconds(lambda: built(like), 1, 0), median_time(lambda: built(None), 1, 0)
+    beside(report, "H, log r: build from the kernel", *seconds, None)
+    beside(report, "H, log r: product, one vector", device.seconds(lambda: there @ x, 20),
+           median_time(lambda: here @ v, 10), None)  # fmt: skip
+
+
+def h2_build(points: np.ndarray, like: Any) -> sm.H2Matrix:
+    """1 / r, rtol 1e-4, where the array `like` is."""
+    return sm.H2Matrix.from_kernel(Laplace(dim=3), points, rtol=1e-4, symmetric=True, like=like)
+
+
+def h2(report: Report, device: Device, floors: dict[str, float], n: int, quick: bool) -> None:
+    """1 / r at points in a cube."""
+    points, like = np.random.default_rng(5).random((n, 3)), device.to_device(np.zeros(1))
+    here = h2_build(points, None)
     there = here._with_arrays(device.to_device)
+    seconds = device.seconds(lambda: h2_build(points, like), 1, 1), median_time(lambda: h2_build(points, None), 1, 0)
+    beside(report, "H2, 1 / r: build from the kernel", *seconds, None)
     v = np.random.default_rng(6).standard_normal(n)
     x, wanted = device.to_device(v), here @ v
     error = np.linalg.norm(device.to_host(there @ x) - wanted) / np.linalg.norm(wanted)
@@ -195,6 +227,17 @@ def h2_product(report: Report, device: Device, floors: dict[str, float], n: int,
     beside(report, "H2, 1 / r: product, one vector", *seconds, None)
     share = here.nbytes / seconds[0] / floors["copy"]
     report.add("H2, 1 / r: product, share of the copy's bandwidth", share, "", None if quick else 0.6, at_least=True)
+
+
+def large_h2(report: Report, device: Device, floors: dict[str, float], n: int) -> None:
+    """1 / r at so many points, built and applied on the device alone."""
+    points, like = np.random.default_rng(5).random((n, 3)), device.to_device(np.zeros(1))
+    there = h2_build(points, like)
+    report.add("H2, 1 / r, large: error that the check of the build estimates", there.certificate.estimate, "", 1e-4)
+    report.add("H2, 1 / r, large: build", device.seconds(lambda: h2_build(points, like), 1, 0), "s", 10.0)
+    x = device.to_device(np.random.default_rng(6).standard_normal(n))
+    share = there.nbytes / device.seconds(lambda: there @ x, 10) / floors["copy"]
+    report.add("H2, 1 / r, large: product, share of the copy's bandwidth", share, "", 0.6, at_least=True)
 
 
 def growth(report: Report, device: Device) -> None:

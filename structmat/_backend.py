@@ -118,12 +118,12 @@ def _on_one_device(x: Array, y: Array) -> bool:
     return bool(x.__dlpack_device__() == y.__dlpack_device__())
 
 
-def take(x: Array, index: IntArray) -> Array:
-    """x[index] along the first axis."""
+def take(x: Array, index: Array) -> Array:
+    """x[index] along the first axis; the index may be NumPy's, or be where x is."""
     if is_numpy(x):
         return x[index]
     xp = namespace(x)
-    found = xp.take(x, like(index.ravel(), x), axis=0)
+    found = xp.take(x, like(index.ravel(), x) if is_numpy(index) else xp.reshape(index, (-1,)), axis=0)
     return found if index.ndim == 1 else xp.reshape(found, (*index.shape, *x.shape[1:]))
 
 

@@ -27,6 +27,8 @@ from ._backend import (
     require_room,
     take,
     to_numpy,
+    transpose,
+    zeros_beside,
 )
 from ._typing import Array, Entries, IntArray, Kernel, NumpyArray
 from .exceptions import DeviceError, NonFiniteError, ShapeError
@@ -74,6 +76,10 @@ class EntrySource:
                 f"{self._describe()} returned {block[a, b]} at row {i[a]}, column {j[b]}; "
                 "all entries must be finite (a singular kernel needs a value at distance zero)"
             )
+
+    def zeros(self, shape: tuple[int, ...]) -> Array:
+        """Zeros of the dtype of the entries, where blocks are evaluated."""
+        return np.zeros(shape, dtype=self.dtype)
 
     def block(self, i: IntArray, j: IntArray) -> NumpyArray:
         """The dense block at rows i and columns j, checked to be finite."""
@@ -225,34 +231,50 @@ class DeviceKernelSource(KernelSource):
         self._columns = tuple(namespace(p).expand_dims(p, axis=1) if p.ndim == 1 else p for p in self._there)
         super().__init__(kernel, row_points, col_points)
 
+    @property
+    def library(self) -> Any:
+        """The namespace of the arrays there."""
+        return namespace(self._there[0])
+
+    def zeros(self, shape: tuple[int, ...]) -> Array:
+        """Zeros of the dtype of the entries, where blocks are evaluated."""
+        return cast(zeros_beside(shape, self._there[0]), self.dtype)
+
     def _block(self, i: IntArray, j: IntArray) -> NumpyArray:
         x, y = self._there
         block = to_numpy(self.kernel(take(x, i), take(y, j)))
         self.evaluated += block.size
         return block
 
-    def blocks(self, rows: IntArray, cols: IntArray, *, turned: bool = False) -> Array:
-        """As `EntrySource.blocks`, on the device."""
-        x, y = (take(p, np.maximum(index, 0)) if self.batched else p for p, index in
-                zip(self._columns if self.batched else self._there, (rows, cols), strict=True))  # fmt: skip
+    def blocks(self, rows: Array, cols: Array, *, turned: bool = False) -> Array:
+        """As `EntrySource.blocks`, on the device; where kernels take batches, the indices may be there too."""
         if self.batched:
-            values = self.kernel(x, y)
+            values = self.kernel(*(take(p, _not_negative(index)) for p, index in
+                                   zip(self._columns, (rows, cols), strict=True)))  # fmt: skip
         else:
-            pairs = zip(np.maximum(rows, 0), np.maximum(cols, 0), strict=True)
+            pairs = zip(_not_negative(rows), _not_negative(cols), strict=True)
+            x, y = self._there
             values = namespace(x).stack([self.kernel(take(x, i), take(y, j)) for i, j in pairs], axis=0)
         xp = namespace(values)
         values = cast(values, self.dtype)
-        self.evaluated += rows.size * cols.shape[1]
+        self.evaluated += int(np.prod(values.shape))
         inside = (rows >= 0)[:, :, None] & (cols >= 0)[:, None, :]
-        if not inside.all():
+        if not is_numpy(inside):
+            values = xp.where(inside, values, xp.zeros_like(values))
+        elif not inside.all():
             values = xp.where(like(inside, values), values, xp.zeros_like(values))
         if not bool(xp.all(xp.isfinite(values))):
-            self._require_finite_batch(to_numpy(values), rows, cols)
-        return xp.matrix_transpose(values) if turned else values
+            self._require_finite_batch(to_numpy(values), to_numpy(rows), to_numpy(cols))
+        return transpose(values) if turned else values
 
     def pairs(self, i: IntArray, j: IntArray) -> NumpyArray:
         """As `EntrySource.pairs`."""
         return to_numpy(self.blocks(i[:, :1], j))[:, 0]
+
+
+def _not_negative(index: Array) -> Array:
+    """Indices with zeros for those of padding."""
+    return np.maximum(index, 0) if is_numpy(index) else index * namespace(index).astype(index >= 0, index.dtype)
 
 
 def _as_columns(points: NumpyArray) -> NumpyArray:

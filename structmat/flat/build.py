@@ -12,7 +12,7 @@ from ..blocks import BlockBatch, LowRankBatch
 from ..exceptions import AccuracyWarning
 from ..lowrank import Compressor
 from ..partition import BlockPartition
-from ..sources import EntrySource
+from ..sources import DeviceKernelSource, EntrySource
 from ..tree import ClusterTree
 from .storage import by_rank, merged
 
@@ -34,11 +34,11 @@ def near_blocks(source: EntrySource, partition: BlockPartition) -> tuple[BlockBa
     for level, places in enumerate(partition.near):
         rows, cols = padded_indices(partition.row_tree, level), padded_indices(partition.col_tree, level)
         shape = (len(places), rows.shape[1], cols.shape[1])
-        data = np.empty(shape, dtype=source.dtype)
+        data = source.zeros(shape) if isinstance(source, DeviceKernelSource) else np.empty(shape, dtype=source.dtype)
         step = max(1, CHUNK_NUMBERS // (shape[1] * shape[2]))
         for k in range(0, len(places), step):
             part = places[k : k + step]
-            data[k : k + step] = source.blocks(rows[part[:, 0]], cols[part[:, 1]])
+            data[k : k + len(part), ...] = source.blocks(rows[part[:, 0]], cols[part[:, 1]])
         result.append(BlockBatch(data, places[:, 0].copy(), places[:, 1].copy()))
     return tuple(result)
 

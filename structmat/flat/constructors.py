@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import _check
+from .._backend import is_numpy
 from .._inputs import (
     TreeLike,
     _kernel_trees,
@@ -23,13 +24,13 @@ from .._inputs import (
 from .._typing import Entries, Kernel, NumpyArray, RandomLike
 from ..blocks import BlockBatch, LowRankBatch
 from ..certificate import Certificate, exact
-from ..exceptions import StructureWarning, SymmetryError, TreeMismatchError
+from ..exceptions import DeviceError, StructureWarning, SymmetryError, TreeMismatchError
 from ..lowrank import ACA, TruncatedSVD
 from ..lowrank.compressor import DenseSource
 from ..partition import Admissibility, BlockPartition
-from ..sources import EntrySource, KernelSource, OperatorSource
+from ..sources import DeviceKernelSource, EntrySource, KernelSource, OperatorSource
 from ..tree import ClusterTree, as_tree_pair
-from . import build, fused
+from . import batched_build, build, fused
 from .exact import ExactConstructors, _trees_of, checked_leaf_factors, leaf_factors
 from .layout import StoredBlocks
 from .storage import FlatBlocks
@@ -169,7 +170,7 @@ class FlatConstructors(ExactConstructors):
         cls, kernel: Kernel, points: Any, tree: TreeLike = None, *, column_points: Any = None, rtol: float = 1e-8,
         atol: float = 0.0, max_rank: int | None = None, symmetric: bool = False, leaf_size: int = 64,
         admissibility: Admissibility | None = None, partition: BlockPartition | None = None, compressor: Any = None,
-        rng: RandomLike = 0, progress: Progress = None,
+        like: Any = None, rng: RandomLike = 0, progress: Progress = None,
     ) -> Any:  # fmt: skip
         """Compress the matrix of a kernel function on points.
 
@@ -186,11 +187,21 @@ class FlatConstructors(ExactConstructors):
             Default: from the points, with leaves of at most `leaf_size`.
         column_points : array, optional
             Other points for the columns: a rectangular matrix.
+        like : array, optional
+            Build where this array is: an array of CuPy, or a torch tensor. The kernel is an object of
+            `structmat.kernelfunctions`, or has a true attribute `batched`, and then takes and returns arrays of that
+            library, (nb, p, d) and (nb, q, d) to (nb, p, q). By batched adaptive cross approximation; another matrix
+            than the CPU's, of the same tolerance, and its blocks are not coarsened.
         rtol, atol, max_rank, symmetric, admissibility, partition, compressor, rng, progress
             As in `from_entries`.
+
+        Raises
+        ------
+        DeviceMemoryError
+            Where dense blocks and low-rank ones of a small rank would not fit on the device, before anything is built.
         """
         rows, cols = _point_sets(points, column_points, symmetric)
-        source = KernelSource(kernel, rows, cols)
+        source = _kernel_source(kernel, rows, cols, like, compressor)
         given = tree if partition is None else _trees_of(partition, tree)
         trees = _kernel_trees(given, source.row_points, source.col_points, leaf_size, same=column_points is None)
         chosen = cls._partition(*trees, admissibility, partition)
@@ -277,6 +288,20 @@ class FlatConstructors(ExactConstructors):
         return _finished(cls._unchecked(blocks, *trees), exact(0.0, float(np.finfo(factors[0].dtype).eps)))
 
 
+def _kernel_source(kernel: Kernel, rows: NumpyArray, cols: NumpyArray, like: Any, compressor: Any) -> KernelSource:
+    """The source of entries, on the CPU or where the array `like` is."""
+    if like is None or is_numpy(like):
+        return KernelSource(kernel, rows, cols)
+    if compressor is not None:
+        raise DeviceError("compressors run on the CPU: leave out compressor= or like=")
+    if not getattr(kernel, "batched", False):
+        raise DeviceError(
+            "builds of HODLR and H-matrices on a device need a kernel that takes batches: an object of "
+            "structmat.kernelfunctions, or a function of arrays (nb, p, d) and (nb, q, d) with kernel.batched = True"
+        )
+    return DeviceKernelSource(kernel, rows, cols, like)
+
+
 def _silent(_share: float) -> None:
     """No progress is shown unless asked for."""
 
@@ -327,6 +352,9 @@ def _from_source(
             raise SymmetryError(f"symmetric=True needs a square matrix, but its shape is {source.shape}")
         _require_hermitian_entries(source, _check.generator(rng))
     stored = _stored(partition, symmetric)
+    there = source if isinstance(source, DeviceKernelSource) else None
+    if there is not None:
+        batched_build.require_room_for(there, stored)
     compiled = fused.compiled_source(source, partition) if compressor is None and cap is None else None
     if compiled is None:
         near = build.near_blocks(source, stored)
@@ -337,7 +365,9 @@ def _from_source(
     build.warn_if_squares_underflow(source, norm, tolerance)
     asked = max(tolerance, atol / norm if norm > 0 else 0.0)
     # merging needs singular factors in double precision, and a tolerance that leaves room for finer blocks
-    fit = coarsen and compressor is None and cap is None and source.dtype in (np.float64, np.complex128)
+    fit = (
+        coarsen and there is None and compressor is None and cap is None and source.dtype in (np.float64, np.complex128)
+    )
     merge = cls._coarsened if fit and asked >= LEAST_MERGED else None
     fine = 1.0 if merge is None else FINE_SHARE
     mirrored = merge is not None and compiled is not None and compiled.mirrored and not symmetric
@@ -345,21 +375,27 @@ def _from_source(
     share, best = 0.9, None
     for _attempt in range(ATTEMPTS):
         tails = build.block_tails(partition, fine * share * asked * norm)
-        if compiled is None:
+        supply: Any = None
+        if there is not None:
+            far = batched_build.far_blocks(
+                there, stored, tails, max_rank=cap, rng=_check.generator(rng), progress=progress or _silent
+            )
+            blocks = FlatBlocks(near, far, symmetric)
+        elif compiled is None:
             far, _square = build.far_blocks(
                 source, stored, tails, max_rank=cap, compressor=compressor or ACA(), rng=_check.generator(rng),
                 progress=progress or _silent, half=symmetric,
             )  # fmt: skip
-            supply: Any = StoredBlocks(FlatBlocks(near, far, symmetric), *sizes)
+            supply = StoredBlocks(FlatBlocks(near, far, symmetric), *sizes)
         else:
             half = partition.lower() if mirrored else stored
             supply = fused.CompiledBlocks(
                 compiled, half, tails, half=symmetric or mirrored, progress=progress or _silent
             )
             source.evaluated += supply.evaluated
-        blocks = (
-            supply.stored() if merge is None else merge(supply, MERGE_SHARE * share * asked * norm, mirrored=mirrored)
-        )
+        if supply is not None:
+            allowed = MERGE_SHARE * share * asked * norm
+            blocks = supply.stored() if merge is None else merge(supply, allowed, mirrored=mirrored)
         candidate = cls._unchecked(blocks, partition.row_tree, partition.col_tree)
         candidate.certificate = by_entries(
             candidate, source, asked=asked, norm=norm, rng=_check.generator(rng),

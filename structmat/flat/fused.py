@@ -18,7 +18,7 @@ from ..blocks import BlockBatch
 from ..engine import cpu_fused, cpu_kernels
 from ..exceptions import NonFiniteError
 from ..partition import BlockPartition
-from ..sources import KernelSource
+from ..sources import DeviceKernelSource, KernelSource
 from ..tree import ClusterTree
 from .corners import corners
 from .layout import LevelFactors, low_rank_layout, place
@@ -42,7 +42,8 @@ class CompiledSource:
 
 def compiled_source(source: Any, partition: BlockPartition) -> CompiledSource | None:
     """The compiled form of a source, where it has one."""
-    compiled = getattr(source.kernel, "compiled", None) if isinstance(source, KernelSource) else None
+    on_host = isinstance(source, KernelSource) and not isinstance(source, DeviceKernelSource)
+    compiled = getattr(source.kernel, "compiled", None) if on_host else None
     if compiled is None or source.dtype != np.float64:
         return None
     rows, cols = (p.reshape(len(p), -1) for p in (source.row_points, source.col_points))

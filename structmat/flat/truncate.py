@@ -69,10 +69,12 @@ def truncate(blocks: FlatBlocks, *, rtol: float, atol: float = 0.0, max_rank: in
     return Truncated(FlatBlocks(blocks.near, far, blocks.half), float(np.sqrt(error)), size, noise)
 
 
-def compress(batches: list[LowRankBatch], allowed: float) -> tuple[tuple[LowRankBatch, ...], float]:
+def compress(
+    batches: list[LowRankBatch], allowed: float, *, max_rank: int | None = None
+) -> tuple[tuple[LowRankBatch, ...], float]:
     """The blocks of one level at the ranks that the absolute error `allowed` of all together needs, and the error."""
     spectra = [_spectrum(b, half=False) for b in batches]
-    ranks, error = _chosen(spectra, allowed, None)
+    ranks, error = _chosen(spectra, allowed, max_rank)
     cut = merged([b for s, rank in zip(spectra, ranks, strict=True) for b in _rebuilt(s, rank, 0)])
     return cut, float(np.sqrt(error))
 

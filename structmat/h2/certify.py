@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import certify
-from .._backend import parallel_ranges
-from .._typing import IntArray, NumpyArray
+from .._backend import adjoint, is_numpy, namespace, parallel_ranges, take, to_numpy
+from .._typing import Array, IntArray, NumpyArray
 from ..certificate import Certificate
 from ..engine import cpu_entries
+from ..engine.dense import matmul
 from ..flat.certify import in_corners
-from ..nested.entries import entry_values
+from ..nested.entries import climbed_rows, entry_values
 from ..sources import EntrySource
 from ..tree import ClusterTree
 
@@ -29,6 +30,8 @@ EXACT_AT_MOST = 1 << 22
 # indices drawn in each node, at least, and entries looked at in all, at least: on each level as many
 DRAWN = 4
 SAMPLED_ENTRIES = 1 << 17
+# numbers that are gathered at a time on a device
+DEVICE_NUMBERS = 1 << 26
 
 
 def by_entries(a: H2Matrix, source: EntrySource, *, asked: float, norm: float, rng: np.random.Generator) -> Certificate:
@@ -41,7 +44,7 @@ def by_entries(a: H2Matrix, source: EntrySource, *, asked: float, norm: float, r
 
 def _stratified(a: H2Matrix, source: EntrySource, rng: np.random.Generator) -> tuple[float, float]:
     """Estimate of the squared error of all couplings, and its standard deviation."""
-    storage, packed = a._storage, a._storage.packed()
+    storage = a._storage
     far, _near = storage.block_places()
     blocks = sum(len(places) for places in far)
     budget = SAMPLED_ENTRIES / max(1, sum(len(places) > 0 for places in far))
@@ -52,11 +55,13 @@ def _stratified(a: H2Matrix, source: EntrySource, rng: np.random.Generator) -> t
             continue
         smallest = int(min(a.row_tree.sizes(level).min(), a.col_tree.sizes(level).min()))
         drawn = max(2, min(smallest, max(DRAWN, int(np.sqrt(budget / len(places))))))
-        rows, left = _drawn(a.row_tree, packed, level, drawn, rng, columns=False)
-        cols, right = _drawn(a.col_tree, packed, level, drawn, rng, columns=True)
-        values = storage.sampled_couplings(level, left, right)
+        rows, cols = (_drawn(tree, level, drawn, rng) for tree in (a.row_tree, a.col_tree))
+        bases = [_basis_rows(a, level, at, columns=turn) for turn, at in ((False, rows), (True, cols))]
+        values = (storage.sampled_couplings if is_numpy(storage._example) else partial(_couplings, storage))(
+            level, *bases
+        )
         row_nodes, col_nodes = places[:, 0], places[:, 1]
-        exact = source.blocks(a.row_tree.perm[rows[row_nodes]], a.col_tree.perm[cols[col_nodes]])
+        exact = to_numpy(source.blocks(a.row_tree.perm[rows[row_nodes]], a.col_tree.perm[cols[col_nodes]]))
         sizes = a.row_tree.sizes(level)[row_nodes] * a.col_tree.sizes(level)[col_nodes]
         weights = np.where((row_nodes != col_nodes) & storage.half, 2.0, 1.0)
         squares = np.abs(values - exact) ** 2 * (sizes * weights)[:, None, None]
@@ -72,21 +77,41 @@ def _stratified(a: H2Matrix, source: EntrySource, rng: np.random.Generator) -> t
     return total, float(np.sqrt(variance))
 
 
-def _drawn(
-    tree: ClusterTree, packed: Any, level: int, count: int, rng: np.random.Generator, *, columns: bool
-) -> tuple[IntArray, NumpyArray]:
-    """Random positions in equal stretches of each node, (2**level, count), and the rows of its basis there."""
-    nodes, depth = 1 << level, tree.depth
-    position = tree.starts(level)[:, None] + (
-        (np.arange(count) + rng.random((nodes, count))) * tree.sizes(level)[:, None] / count
-    ).astype(np.int64)
+def _drawn(tree: ClusterTree, level: int, count: int, rng: np.random.Generator) -> IntArray:
+    """Random positions in equal stretches of each node, (2**level, count)."""
+    places = (np.arange(count) + rng.random((1 << level, count))) * tree.sizes(level)[:, None] / count
+    position: IntArray = tree.starts(level)[:, None] + places.astype(np.int64)
+    return position
+
+
+def _basis_rows(a: H2Matrix, level: int, positions: IntArray, *, columns: bool) -> Array:
+    """The rows of the bases of the nodes of a level at some of their positions, (2**level, count, k)."""
+    tree, storage = (a.col_tree if columns else a.row_tree), a._storage
+    (nodes, count), depth = positions.shape, tree.depth
     starts = tree.starts(depth)
-    leaf = np.searchsorted(starts, position.ravel(), side="right") - 1
-    local = position.ravel() - starts[leaf]
+    leaf = np.searchsorted(starts, positions.ravel(), side="right") - 1
+    local = positions.ravel() - starts[leaf]
+    if not is_numpy(storage._example):
+        found = climbed_rows(storage._batched[1][columns], leaf, local, level)
+        return namespace(found).reshape(found, (nodes, count, -1))
+    packed = storage.packed()
     table, orders, buffer = (packed.col_table if columns else packed.row_table), packed.orders, packed.buffer
     node = (1 << level) - 1 + np.repeat(np.arange(nodes), count)
     width = max(1, int(table[(1 << level) - 1 : (2 << level) - 1, 2].max(initial=0)))
     out = np.zeros((len(node), width), dtype=buffer.dtype)
     leaves = (1 << depth) - 1 + leaf
     parallel_ranges(partial(cpu_entries.basis_rows, buffer, table, orders, node, leaves, local, out), len(node))
-    return position, out.reshape(nodes, count, width)
+    return out.reshape(nodes, count, width)
+
+
+def _couplings(storage: Any, level: int, left: Array, right: Array) -> NumpyArray:
+    """The couplings of a level between rows of the bases, (nb, count, count), from arrays on a device."""
+    ((_near, couplings),), _bases = storage._batched
+    batch = couplings[level - 1]
+    step = max(1, DEVICE_NUMBERS // max(1, left.shape[1] * left.shape[2] + right.shape[1] * right.shape[2]))
+    parts = []
+    for k in range(0, len(batch), step):
+        rows, cols = batch.rows[k : k + step], batch.cols[k : k + step]
+        half = matmul(take(left, rows), batch.data[k : k + len(rows), ...])
+        parts.append(to_numpy(matmul(half, adjoint(take(right, cols)))))
+    return np.concatenate(parts)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _check
+from .._backend import is_numpy
 from .._inputs import (
     TreeLike,
     _kernel_trees,
@@ -19,19 +20,19 @@ from .._inputs import (
     _shape_of,
     _tolerances,
 )
-from .._typing import Entries, Kernel, RandomLike
+from .._typing import Entries, Kernel, NumpyArray, RandomLike
 from ..certificate import Certificate, exact
-from ..exceptions import StructureWarning, SymmetryError
+from ..exceptions import DeviceError, StructureWarning, SymmetryError
 from ..flat import build as flat_build
 from ..flat import fused
 from ..flat.constructors import Progress, _silent, _stored, _trees_of
 from ..partition import Admissibility, BlockPartition, StrongAdmissibility
-from ..sources import EntrySource, KernelSource, OperatorSource
+from ..sources import DeviceKernelSource, EntrySource, KernelSource, OperatorSource
 from ..tree import ClusterTree, as_tree_pair
-from . import dense, interpolative
+from . import batched_build, dense, interpolative
 from .chebyshev import ChebyshevInterpolation
 from .partitions import for_nested_bases
-from .sampled import FarField
+from .sampled import FarField, SampledFarField
 from .structure import warn_if_oscillatory
 
 # attempts with tighter tolerances of the nodes, or more samples, before the tolerance is declared out of reach
@@ -188,8 +189,8 @@ class H2Constructors:
         cls, kernel: Kernel, points: Any, tree: TreeLike = None, *, column_points: Any = None, rtol: float = 1e-8,
         atol: float = 0.0, max_rank: int | None = None, symmetric: bool | None = None, leaf_size: int = 64,
         admissibility: Admissibility | None = None, partition: BlockPartition | None = None,
-        far_field: FarField | ChebyshevInterpolation | None = None, on_the_fly: bool = False, rng: RandomLike = 0,
-        progress: Progress = None,
+        far_field: FarField | ChebyshevInterpolation | None = None, on_the_fly: bool = False, like: Any = None,
+        rng: RandomLike = 0, progress: Progress = None,
     ) -> Any:  # fmt: skip
         """Compress the matrix of a kernel function on points, in any dimension.
 
@@ -212,8 +213,17 @@ class H2Constructors:
         on_the_fly : bool
             Store the bases only, and evaluate couplings and near field from the kernel in each product: a tenth of the
             memory or less, for slower products. For kernels with a compiled form.
+        like : array, optional
+            Build where this array is: an array of CuPy, or a torch tensor. The kernel takes and returns arrays of that
+            library, as the objects of `structmat.kernelfunctions` do. With `SampledFarField()`; samples and skeletons
+            are chosen by the rules of the CPU, but where rounding decides between two the choice may differ.
         rtol, atol, max_rank, admissibility, partition, rng, progress
             As in `from_entries`.
+
+        Raises
+        ------
+        DeviceMemoryError
+            Where the near field, and then the couplings, would not fit on the device, before they are evaluated.
 
         Notes
         -----
@@ -229,7 +239,7 @@ class H2Constructors:
         (True, True)
         """
         rows, cols = _point_sets(points, column_points, bool(symmetric))
-        source = KernelSource(kernel, rows, cols)
+        source = _kernel_source(kernel, rows, cols, like, far_field, on_the_fly=on_the_fly)
         given = tree if partition is None else _trees_of(partition, tree)
         trees = _kernel_trees(given, source.row_points, source.col_points, leaf_size, same=column_points is None)
         chosen = cls._partition(trees, admissibility, partition)
@@ -323,6 +333,20 @@ class H2Constructors:
         return finished(result, result.certificate, cap)
 
 
+def _kernel_source(
+    kernel: Kernel, rows: NumpyArray, cols: NumpyArray, like: Any, far_field: Any, *, on_the_fly: bool
+) -> KernelSource:
+    """The source of entries, on the CPU or where the array `like` is."""
+    if like is None or is_numpy(like):
+        return KernelSource(kernel, rows, cols)
+    if on_the_fly or not isinstance(far_field, SampledFarField | None):
+        raise DeviceError(
+            "builds on a device store their blocks and take far_field=SampledFarField(): leave out like= for "
+            f"{'on_the_fly=True' if on_the_fly else type(far_field).__name__}"
+        )
+    return DeviceKernelSource(kernel, rows, cols, like)
+
+
 def _from_source(
     cls: Any, source: EntrySource, partition: BlockPartition, rtol: float, atol: float, max_rank: int | None,
     symmetric: bool, rng: RandomLike, progress: Progress, *,
@@ -338,6 +362,8 @@ def _from_source(
         _require_one_tree(partition.row_tree, partition.col_tree)
         _require_hermitian_entries(source, _check.generator(rng))
     stored = _stored(partition, symmetric)
+    if isinstance(source, DeviceKernelSource):
+        batched_build.require_room_for(source, stored)
     compiled = fused.compiled_source(source, partition)
     if on_the_fly and compiled is None:
         raise TypeError(
@@ -355,10 +381,14 @@ def _from_source(
         return finished(found, found.certificate, cap)
     rule, best = interpolative.Rule.for_tolerance(asked, _dimension(partition), far_field), None
     for _attempt in range(ATTEMPTS):
-        storage, starved = interpolative.build(
-            source, compiled, partition, allowed=asked * norm, max_rank=cap, symmetric=symmetric, rule=rule,
-            on_the_fly=on_the_fly, progress=progress or _silent,
-        )  # fmt: skip
+        given: dict[str, Any] = {
+            "allowed": asked * norm, "max_rank": cap, "symmetric": symmetric, "rule": rule,
+            "progress": progress or _silent,
+        }  # fmt: skip
+        if isinstance(source, DeviceKernelSource):
+            storage, starved = batched_build.build(source, partition, **given)
+        else:
+            storage, starved = interpolative.build(source, compiled, partition, on_the_fly=on_the_fly, **given)
         candidate = cls._of_storage(storage, partition.row_tree, partition.col_tree, PLACEHOLDER)
         candidate.certificate = by_entries(candidate, source, asked=asked, norm=norm, rng=_check.generator(rng))
         certificate = candidate.certificate

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import parallel_ranges, parallel_tasks
-from .._typing import IntArray, NumpyArray
+from .._backend import conj, like, parallel_ranges, parallel_tasks
+from .._typing import Array, IntArray, NumpyArray
 from ..blocks import BlockBatch, RaggedBasis, RaggedBatch
 from ..engine import cpu_kernels, cpu_skeleton
 from ..flat.fused import CompiledSource
@@ -79,7 +79,7 @@ class Side:
         depth = self.tree.depth
         self.skeletons = {depth + 1: Skeletons(np.arange(self.tree.n), self._bounds(depth))}
         self.ranks: list[IntArray] = []
-        self.levels: list[NumpyArray] = []
+        self.levels: list[Any] = []
         self.orders: list[IntArray] = []
         self.starved = False
 
@@ -150,30 +150,29 @@ class Side:
             parallel_ranges(partial(cpu_skeleton.skeletons_of_blocks, blocks, *shifted, *rest), last - first)
         return found
 
-    def _blocks(self, rows: Skeletons, samples: Samples, first: int, last: int) -> NumpyArray:
+    def _blocks(self, rows: Skeletons, samples: Samples, first: int, last: int) -> Array:
         """The weighted samples of some nodes, (last - first, candidates, samples)."""
         nodes = np.arange(first, last)
         return self.weighted(padded_lists(rows.positions, rows.pointers, nodes), samples, nodes)
 
-    def weighted(self, mine: IntArray, samples: Samples, nodes: IntArray) -> NumpyArray:
+    def weighted(self, mine: IntArray, samples: Samples, nodes: IntArray) -> Array:
         """A, or A^H, times the weights, between positions (nb, p) and the samples of `nodes`, (nb, p, s); -1 pads."""
         rows = np.where(mine >= 0, self.tree.perm[mine], -1)
         far = padded_lists(samples.positions, samples.pointers, nodes)
         if not (mine.size and far.size):
-            return np.zeros((*mine.shape, far.shape[1]), dtype=self.source.dtype)
+            return self.source.zeros((*mine.shape, far.shape[1]))
         if samples.points is None:
             block = self.between(rows, np.where(far >= 0, self.other.perm[far], -1))
         else:
             block = self.against(rows, far, samples.points)
-        block *= padded_lists(samples.weights, samples.pointers, nodes, fill=0.0)[:, None, :]
+        block *= like(padded_lists(samples.weights, samples.pointers, nodes, fill=0.0)[:, None, :], block)
         return block
 
-    def between(self, mine: IntArray, other: IntArray) -> NumpyArray:
+    def between(self, mine: IntArray, other: IntArray) -> Array:
         """Blocks of A, or of A^H, at indices (nb, p) of this side and (nb, q) of the other; -1 pads."""
         if not self.adjointly:
             return self.source.blocks(mine, other)
-        block = self.source.blocks(other, mine, turned=True)
-        return block.conj() if block.dtype.kind == "c" else block
+        return conj(self.source.blocks(other, mine, turned=True))
 
     def against(self, mine: IntArray, proxies: IntArray, points: NumpyArray) -> NumpyArray:
         """Blocks of the kernel, or of its adjoint, between indices (nb, p) of this side and some of `points`."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._backend import namespace
 from .._typing import IntArray, NumpyArray
 from ..sources import EntrySource
 from .compressor import block_norms
@@ -72,7 +73,8 @@ def _scattered(
     """Places and values (nb, count) of single entries, that cover rows and columns evenly."""
     i, j = _places(rows, _strata(count, rng)), _places(cols, _strata(count, rng))
     single = [np.take_along_axis(index, at, 1).reshape(-1, 1) for index, at in ((rows, i), (cols, j))]
-    return i, j, source.blocks(*single).reshape(len(rows), -1)
+    values = source.blocks(*single)
+    return i, j, namespace(values).reshape(values, (len(rows), -1))
 
 
 def _lines_and_grid(

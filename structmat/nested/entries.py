@@ -93,6 +93,14 @@ def _leaf_rows(basis: NestedBasis, leaf: IntArray, place: IntArray) -> Array:
     return take(namespace(leaves).reshape(leaves, (count * p, k)), leaf * p + place)
 
 
+def climbed_rows(basis: NestedBasis, leaf: IntArray, place: IntArray, level: int) -> Array:
+    """Rows of the bases of the ancestors of leaves on a level, from 1, at places in these leaves: (m, k)."""
+    rows = _leaf_rows(basis, leaf, place)
+    for below in range(basis.depth, level, -1):
+        rows = _climbed(rows, basis[below - 1], leaf >> (basis.depth - below))
+    return rows
+
+
 def _climbed(rows: Array, transfers: Array, nodes: IntArray) -> Array:
     """Rows (m, k) of the bases of nodes as rows (m, k') of their parents' bases."""
     xp = namespace(rows)
