@@ -231,10 +231,9 @@ class DeviceKernelSource(KernelSource):
         self._columns = tuple(namespace(p).expand_dims(p, axis=1) if p.ndim == 1 else p for p in self._there)
         super().__init__(kernel, row_points, col_points)
 
-    @property
-    def library(self) -> Any:
-        """The namespace of the arrays there."""
-        return namespace(self._there[0])
+    def require_room(self, numbers: int, what: str, remedy: str) -> None:
+        """Raise a `DeviceMemoryError` where so many numbers, which `what` takes, do not fit there."""
+        require_room(numbers * self.dtype.itemsize, namespace(self._there[0]), what, remedy)
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
         """Zeros of the dtype of the entries, where blocks are evaluated."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import adjoint, like, namespace, numpy_dtype, real_dtype, require_room
+from .._backend import adjoint, like, namespace, numpy_dtype, real_dtype
 from .._typing import IntArray
 from ..blocks import LowRankBatch
 from ..engine import dense
@@ -31,9 +31,8 @@ def require_room_for(source: DeviceKernelSource, partition: BlockPartition) -> N
     p, q, depth = partition.row_tree.leaf_size, partition.col_tree.leaf_size, partition.depth
     near = sum(len(places) * p * q << 2 * (depth - level) for level, places in enumerate(partition.near))
     far = sum(len(places) * (p + q) << (depth - level) for level, places in enumerate(partition.far))
-    require_room(
-        (near + FORESEEN_RANK * far) * source.dtype.itemsize, source.library,
-        "the matrix, with its dense blocks and low-rank ones of a small rank,",
+    source.require_room(
+        near + FORESEEN_RANK * far, "the matrix, with its dense blocks and low-rank ones of a small rank,",
         "build on the CPU, or with smaller leaves, in single precision or in the H2 format",
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import like, namespace, numpy_dtype, require_room, take, transpose
+from .._backend import like, namespace, numpy_dtype, take, transpose
 from .._typing import Array, IntArray, NumpyArray
 from ..blocks import BlockBatch, RaggedBasis, RaggedBatch
 from ..flat.build import near_blocks
@@ -24,6 +24,7 @@ from .structure import warn_if_not_compressed
 
 # bytes of samples or of couplings that are evaluated at a time
 CHUNK_BYTES = 1 << 28
+REMEDY = "build with smaller leaves, a larger rtol, in single precision, or on the CPU with on_the_fly=True"
 
 
 class BatchedSide(Side):
@@ -99,14 +100,7 @@ def build(
 def require_room_for(source: DeviceKernelSource, stored: BlockPartition) -> None:
     """Raise `DeviceMemoryError` where the dense blocks do not fit; what they take is known before anything is built."""
     numbers = len(stored.near[stored.depth]) * stored.row_tree.leaf_size * stored.col_tree.leaf_size
-    _require(source, numbers, "the near field of this matrix")
-
-
-def _require(source: DeviceKernelSource, numbers: int, what: str) -> None:
-    require_room(
-        numbers * source.dtype.itemsize, source.library, what,
-        "build with smaller leaves, a larger rtol, in single precision, or on the CPU with on_the_fly=True",
-    )  # fmt: skip
+    source.require_room(numbers, "the near field of this matrix", REMEDY)
 
 
 def _assembled(
@@ -120,9 +114,8 @@ def _assembled(
     shapes = [(row_basis.ranks[level - 1][far[:, 0]], col_basis.ranks[level - 1][far[:, 1]])
               for level, far in enumerate(stored.far) if level]  # fmt: skip
     # twice: as they are stored, and padded as products take them
-    _require(
-        source, 2 * sum(int((h * w).sum()) for h, w in shapes), "the couplings of this matrix, padded for products,"
-    )
+    numbers = 2 * sum(int((h * w).sum()) for h, w in shapes)
+    source.require_room(numbers, "the couplings of this matrix, padded for products,", REMEDY)
     couplings = []
     for level, (heights, widths) in enumerate(shapes, start=1):
         couplings.append(_couplings(source, stored.far[level], heights, widths, rows, cols, level))

@@ -54,6 +54,9 @@ def build(
 ) -> Built:
     """One attempt with one sampling rule."""
     depth = row_tree.depth
+    if isinstance(source, DeviceKernelSource):
+        numbers = row_tree.leaf_count * row_tree.leaf_size * col_tree.leaf_size
+        source.require_room(numbers, "the diagonal blocks of this matrix", "build with smaller leaves or on the CPU")
     diagonal = _leaf_blocks(source, row_tree, col_tree)
     rows = _Side(source, row_tree, col_tree, adjointly=False)
     sides = [rows] if symmetric else [rows, _Side(source, col_tree, row_tree, adjointly=True)]

@@ -4,9 +4,18 @@ import numpy as np
 import pytest
 
 import structmat as sm
+from structmat import _backend
 from structmat._backend import numpy_dtype
 from structmat.engine import batched_rank, cpu_sketch
-from structmat.exceptions import AccuracyWarning, DeviceError, NonFiniteError, SymmetryError, TooFewSamplesError
+from structmat.exceptions import (
+    AccuracyWarning,
+    DeviceError,
+    DeviceMemoryError,
+    NonFiniteError,
+    SymmetryError,
+    TooFewSamplesError,
+)
+from structmat.kernelfunctions import Matern
 from structmat.linalg import inner
 from structmat.lowrank import truncated_range, truncated_svd
 from structmat.lowrank.interpolative import factor
@@ -325,3 +334,10 @@ def test_matrices_of_rank_zero_are_read_and_factored(xp):
         for definite in (False, True):
             x = a.factorize(positive_definite=definite).solve(xp.asarray(np.ones(40)))
             np.testing.assert_allclose(xp.to_numpy(x), 1.0 / np.arange(1.0, 41.0))
+
+
+def test_kernels_that_do_not_fit_are_refused(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(_backend, "free_bytes", lambda library: 1000)
+    with pytest.raises(DeviceMemoryError, match=r"the diagonal blocks .* are free there: build with smaller leaves"):
+        sm.HSSMatrix.from_kernel(Matern(nu=1.5), np.linspace(0, 1, 300), like=torch.zeros(1, dtype=torch.float64))
