@@ -1,6 +1,7 @@
 """Matrices in other array libraries: products as on the CPU, and what repeated products move there."""
 
 import functools
+import gc
 
 import numpy as np
 import pytest
@@ -298,6 +299,39 @@ def test_sums_with_wide_bases_are_factored_on_a_device():
 
 
 # ----------------------------------------------------------------------------------------- memory
+
+
+def tensors_alive(torch):
+    gc.collect()
+    return sum(type(thing) is torch.Tensor and thing.numel() > 64 for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("cls", [sm.HSSMatrix, sm.HODLRMatrix, sm.HMatrix, sm.H2Matrix])
+def test_nothing_is_left_on_the_device_after_an_exception(cls):
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).random((150, 2))
+    calls, breaks = [], [np.inf]
+
+    def kernel(x, y):
+        calls.append(len(calls))
+        values = 1.0 / (0.1 + sum((x[..., :, None, k] - y[..., None, :, k]) ** 2 for k in range(2)))
+        return values if len(calls) < breaks[0] else values * float("nan")
+
+    kernel.batched = True
+    like = torch.zeros(1, dtype=torch.float64)
+    cls.from_kernel(kernel, x, leaf_size=16, rtol=1e-6, like=like)  # what is kept for good is there now
+    before, count = tensors_alive(torch), len(calls)
+    for breaks[0] in (3, count):
+        calls.clear()
+        with pytest.raises(NonFiniteError):
+            cls.from_kernel(kernel, x, leaf_size=16, rtol=1e-6, like=like)
+        assert tensors_alive(torch) == before
+    if cls is sm.HODLRMatrix or cls is sm.HSSMatrix:
+        singular = (0.0 * random_matrix(256, 3, cls=cls)[0])._with_arrays(torch.asarray)
+        before = tensors_alive(torch)
+        with pytest.raises(SingularBlockError):
+            singular.factorize()
+        assert tensors_alive(torch) == before
 
 
 @pytest.fixture
