@@ -12,7 +12,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from .._backend import adjoint, cast, conj, like, namespace, squared_norms, take, to_numpy, zeros_beside
+from .._backend import adjoint, cast, conj, like, namespace, numpy_dtype, squared_norms, take, to_numpy, zeros_beside
 from .._typing import Array, IntArray, NumpyArray
 from ..engine.dense import matmul
 from ..sources import DeviceKernelSource
@@ -47,10 +47,9 @@ def find_crosses(
         if attempt:  # the first sample has decided nothing but where to start
             sample = guard.draw(source, search.rows, search.cols, rng)
         estimates, worst = search.check(sample)
-        bad = (estimates > ACCEPTED * search.tolerances()) if attempt < RESTARTS else np.ones(len(worst), dtype=bool)
-        ranks = to_numpy(search.ranks)
-        more = bad & (ranks < search.limits) & (attempt < RESTARTS)
-        failed = (estimates > ACCEPTED * search.tolerances()) & ((ranks >= search.dear) | (attempt == RESTARTS))
+        bad, ranks, last = estimates > ACCEPTED * search.tolerances(), to_numpy(search.ranks), attempt == RESTARTS
+        more = bad & (ranks < search.limits) & (not last)
+        failed = bad & ((ranks >= search.dear) | last)
         finished.append(search.found(np.flatnonzero(~more), estimates, failed))
         if not more.any():
             break
@@ -130,8 +129,8 @@ class _Search:
             v = xp.where(some, adjoint(row), zeros_beside((nb, q, 1), row))
             square = squared_norms(u, axis=(1, 2)) * squared_norms(v, axis=(1, 2))
             mixed = matmul(adjoint(self.left), u) * conj(matmul(adjoint(self.right), v))
-            shared = cast(xp.real(xp.sum(mixed, axis=(1, 2))) if u.dtype in (xp.complex64, xp.complex128)
-                          else xp.sum(mixed, axis=(1, 2)), np.dtype(np.float64))  # fmt: skip
+            shared = xp.sum(mixed, axis=(1, 2))
+            shared = cast(xp.real(shared) if numpy_dtype(shared).kind == "c" else shared, np.dtype(np.float64))
             total = self.squares + 2.0 * shared + square
             self.squares = xp.where(total > 0.0, total, xp.zeros_like(total))
             self.left, self.right = (xp.concat(pair, axis=2) for pair in ([self.left, u], [self.right, v]))
@@ -153,11 +152,11 @@ class _Search:
 def _lines(factors: Array, flat: Array) -> Array:
     """Rows of the factors (nb, p, k) at positions (nb,) or (nb, m) among all of them: (nb, 1 or m, k)."""
     xp, (nb, p, k) = namespace(factors), factors.shape
-    return (
-        xp.reshape(xp.take(xp.reshape(factors, (nb * p, k)), xp.reshape(flat, (-1,)), axis=0), (nb, -1, k))
-        if k
-        else (zeros_beside((nb, 1 if flat.ndim == 1 else flat.shape[1], 0), factors))
-    )
+    count = 1 if flat.ndim == 1 else flat.shape[1]
+    if not k:
+        return zeros_beside((nb, count, 0), factors)
+    found = xp.take(xp.reshape(factors, (nb * p, k)), xp.reshape(flat, (-1,)), axis=0)
+    return xp.reshape(found, (nb, count, k))
 
 
 def _chosen(index: Array, flat: Array) -> Array:
