@@ -16,6 +16,7 @@ import numpy as np
 
 from .._backend import (
     as_dtype_of,
+    cast,
     conj,
     is_numpy,
     like,
@@ -80,7 +81,7 @@ class Ragged:
 
     def squares(self) -> NumpyArray:
         """The squared Frobenius norm of each matrix, (count,)."""
-        return self.sums(abs(self.data) ** 2)
+        return self.sums(cast(abs(self.data), np.dtype(np.float64)) ** 2)
 
     def sums(self, values: Array) -> NumpyArray:
         """The sums of values that belong to the numbers of each matrix, (count,), NumPy's."""

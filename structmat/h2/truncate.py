@@ -117,7 +117,7 @@ def _rounding(b: RaggedBatch, left: Ragged, right: Ragged) -> NumpyArray:
     middle, total = Ragged.of(b), np.zeros(len(b))
     lengths = [_column_squares(f) for f in (left, right)]
     for members, (k, m) in groups(b.heights, b.widths):
-        squares = cast(abs(middle.padded(members, k, m)) ** 2, np.dtype(np.float64))
+        squares = cast(abs(middle.padded(members, k, m)), np.dtype(np.float64)) ** 2
         rows, cols = (
             like(f[nodes[members], :width, None], b.data)
             for f, nodes, width in zip(lengths, (b.rows, b.cols), (k, m), strict=True)
@@ -132,7 +132,7 @@ def _column_squares(a: Ragged) -> NumpyArray:
     widest = int(a.widths.max(initial=0))
     out = np.zeros((len(a), widest))
     for members, (p, q) in groups(a.heights, a.widths):
-        part = to_numpy(squared_norms(a.padded(members, p, q), axis=1))
+        part = (np.abs(to_numpy(a.padded(members, p, q))).astype(np.float64) ** 2).sum(axis=1)
         out[members, : min(q, widest)] = part[:, :widest]
     return out
 

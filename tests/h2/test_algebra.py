@@ -365,3 +365,9 @@ def test_the_operands_stay_as_they_were(log_matrix):
     assert relative_error(changed, before + np.eye(600)) <= 1e-15
     blocks = log_matrix.blocks
     assert replace(blocks, buffer=None).near.data is blocks.near.data
+
+
+def test_norms_of_small_numbers_in_single_precision(log_matrix):
+    small = log_matrix.astype(np.float32) * 1e-30  # whose squares would underflow
+    assert small.norm() == pytest.approx(1e-30 * log_matrix.norm(), rel=1e-5)
+    assert small.truncate(rtol=1e-3).certificate.met
