@@ -253,7 +253,18 @@ def test_the_benchmark_of_devices_runs_without_one():
     assert "stand-in" in report.parameters["device"] or "CUDA" in report.parameters["device"]
     assert report.missed == []
     names = " ".join(m.name for m in report.measurements)
-    assert all(name in names for name in ("from products", "ULV", "Cholesky", "H2"))
+    assert all(name in names for name in ("from products", "ULV", "Cholesky", "H, log r: build", "H2, 1 / r: build"))
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_training_steps_on_a_gpu_runs_without_one():
+    from benchmarks import nn_gpu
+
+    report = harness.Report("nn_gpu", FLOORS)
+    nn_gpu.run(report, quick=True)
+    speeds = [m for m in report.measurements if "speed of Neural-HSS over FNO" in m.name]
+    assert [m.name[:3] for m in speeds] == ["1-D", "2-D", "3-D"]
+    assert all(m.value > 0 for m in report.measurements)
 
 
 def test_without_a_gpu_nothing_is_measured(monkeypatch, tmp_path, capsys):
