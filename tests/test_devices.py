@@ -410,3 +410,10 @@ def test_an_error_of_the_device_is_no_indefinite_matrix(monkeypatch):
     monkeypatch.setattr(namespace(torch.zeros(1)).linalg, "cholesky", out_of_memory)
     with pytest.raises(RuntimeError, match="out of memory"):
         a.factorize(positive_definite=True)
+
+
+def test_tensors_that_are_conjugated_or_negated_later_come_to_numpy():
+    torch = pytest.importorskip("torch")
+    x = torch.randn(3, 4, dtype=torch.complex128)
+    np.testing.assert_array_equal(_backend.to_numpy(torch.conj(x)), x.numpy().conj())
+    np.testing.assert_array_equal(_backend.to_numpy(torch.conj(x).imag), -x.numpy().imag)
