@@ -221,7 +221,8 @@ def _low_rank_factors(u: Any, v: Any, symmetric: bool) -> tuple[NumpyArray, Nump
 
 def _factor(u: Any, name: str) -> NumpyArray:
     """A factor (m, r), checked; r may be 0."""
-    return np.zeros(u.shape) if 0 in getattr(u, "shape", ()) else _check.matrix(u, name)
+    shape = tuple(u.shape) if hasattr(u, "shape") else np.shape(u)
+    return np.zeros(shape) if 0 in shape else _check.matrix(u, name)
 
 
 def _require_above_noise(rtol: float, noise: float) -> None:

@@ -99,8 +99,11 @@ def build(
 
 def require_room_for(source: DeviceKernelSource, stored: BlockPartition) -> None:
     """Raise `DeviceMemoryError` where the dense blocks do not fit; what they take is known before anything is built."""
-    numbers = len(stored.near[stored.depth]) * stored.row_tree.leaf_size * stored.col_tree.leaf_size
-    source.require_room(numbers, "the near field of this matrix", REMEDY)
+    source.require_room(_near_numbers(stored), "the near field of this matrix", REMEDY)
+
+
+def _near_numbers(stored: BlockPartition) -> int:
+    return len(stored.near[stored.depth]) * stored.row_tree.leaf_size * stored.col_tree.leaf_size
 
 
 def _assembled(
@@ -113,9 +116,9 @@ def _assembled(
     col_basis = row_basis if symmetric else bases[1] if len(bases) == 2 else row_basis.conj()
     shapes = [(row_basis.ranks[level - 1][far[:, 0]], col_basis.ranks[level - 1][far[:, 1]])
               for level, far in enumerate(stored.far) if level]  # fmt: skip
-    # twice: as they are stored, and padded as products take them
-    numbers = 2 * sum(int((h * w).sum()) for h, w in shapes)
-    source.require_room(numbers, "the couplings of this matrix, padded for products,", REMEDY)
+    # couplings twice: as they are stored, and padded as products take them
+    numbers = _near_numbers(stored) + 2 * sum(int((h * w).sum()) for h, w in shapes)
+    source.require_room(numbers, "the near field of this matrix, with couplings that are padded for products,", REMEDY)
     couplings = []
     for level, (heights, widths) in enumerate(shapes, start=1):
         couplings.append(_couplings(source, stored.far[level], heights, widths, rows, cols, level))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import conj
+from .._backend import cast, conj, numpy_dtype
 from .._typing import IntArray, NumpyArray
 from ..blocks import RaggedBasis
 from ..flat.assemble import aligned
@@ -29,7 +29,8 @@ def inner(a: H2Blocks, b: H2Blocks) -> Any:
     cols = rows if a.half else _inner_products(a.col_basis.full(), b.col_basis.full())
     for level, (x, y) in enumerate(zip(a.couplings, b.couplings, strict=True), start=1):
         through = sandwiched(in_order_of(x, y, level), rows[level - 1], cols[level - 1])
-        parts = Ragged.of(x).sums(conj(x.data) * through.data)
+        wide = cast(conj(x.data), np.result_type(numpy_dtype(x.data), np.float64))
+        parts = Ragged.of(x).sums(wide * through.data)
         total = total + _both_halves(parts, x.rows, x.cols, a.half)
     return total
 

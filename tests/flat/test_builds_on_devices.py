@@ -25,7 +25,7 @@ def relative(a, dense):
 
 @pytest.mark.parametrize("cls", FORMATS)
 @pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("rtol", [1e-3, 1e-9])
+@pytest.mark.parametrize("rtol", [1e-3, pytest.param(1e-9, marks=pytest.mark.slow)])
 def test_tolerances_are_kept(like, cls, symmetric, rtol):
     x = np.random.default_rng(0).random((500, 2))
     x = np.sort(x[:, 0]) if cls is sm.HODLRMatrix else x

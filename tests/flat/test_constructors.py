@@ -137,3 +137,9 @@ def test_toeplitz_over_a_partition():
     b = sm.HMatrix.from_toeplitz(c, tree=tree, admissibility=sm.StrongAdmissibility(0.8))
     assert a.partition.near_count == b.partition.near_count == partition.near_count
     assert np.linalg.norm(a.to_dense() - scipy.linalg.toeplitz(c)) <= 1e-8 * a.norm()
+
+
+def test_factors_of_no_columns_from_lists():
+    a = sm.HODLRMatrix.from_low_rank([[]] * 5, [[]] * 4)
+    assert a.shape == (5, 4)
+    assert a.max_rank == 0

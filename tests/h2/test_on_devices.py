@@ -81,9 +81,10 @@ def relative(a, dense):
 LIKE = torch.zeros(1, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("dimension", [1, 2, 3])
-@pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("rtol", [1e-3, 1e-8])
+@pytest.mark.parametrize(
+    ("dimension", "symmetric", "rtol"),
+    [(1, False, 1e-8), (2, False, 1e-3), (2, True, 1e-8), (3, True, 1e-3), (3, False, 1e-5)],
+)
 def test_kernels_are_built_where_the_points_are(dimension, symmetric, rtol):
     x = np.random.default_rng(0).random((500, dimension))
     kernel = Laplace(dim=dimension) if dimension > 1 else Exponential(length=0.3)
@@ -138,7 +139,10 @@ def test_what_cannot_be_built_on_a_device_says_so(monkeypatch):
         sm.H2Matrix.from_kernel(kernel, x, on_the_fly=True, like=LIKE)
     with pytest.raises(DeviceError, match="leave out like= for ChebyshevInterpolation"):
         sm.H2Matrix.from_kernel(kernel, x, far_field=sm.h2.ChebyshevInterpolation(), like=LIKE)
-    for what, free in (("near field", [1000]), ("couplings of this matrix, padded for products,", [10**9, 1000])):
+    for what, free in (
+        ("near field of this matrix takes", [1000]),
+        ("near field of this matrix, with couplings", [10**9, 1000]),
+    ):
         left = iter(free)
         monkeypatch.setattr(_backend, "free_bytes", lambda library, left=left: next(left))
         with pytest.raises(DeviceMemoryError, match=f"the {what}"):
