@@ -13,8 +13,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 REQUIREMENTS := pyproject.toml constraints.txt
 
 # Two test processes share two cores. Each keeps two Numba threads, or the parallel kernels would never meet a second
-# thread; BLAS gets one, and OpenMP threads that wait give up their core instead of spinning on it.
-TEST_ENVIRONMENT := NUMBA_NUM_THREADS=2 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE MPLBACKEND=Agg
+# thread; BLAS and OpenMP (torch) get one, and OpenMP threads that wait give up their core instead of spinning on it.
+TEST_ENVIRONMENT := NUMBA_NUM_THREADS=2 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 OMP_NUM_THREADS=1 \
+	OMP_WAIT_POLICY=PASSIVE MPLBACKEND=Agg
 PYTEST := $(TEST_ENVIRONMENT) $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
 .DEFAULT_GOAL := help
