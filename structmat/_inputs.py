@@ -48,6 +48,11 @@ def _require_hermitian(a: NumpyArray, row_tree: ClusterTree, col_tree: ClusterTr
         )
 
 
+def _require_square_entries(source: EntrySource) -> None:
+    if source.shape[0] != source.shape[1]:
+        raise SymmetryError(f"symmetric=True needs a square matrix, but its shape is {source.shape}")
+
+
 def _require_hermitian_entries(source: EntrySource, rng: np.random.Generator) -> None:
     pick = np.unique(rng.integers(0, source.shape[0], 64))
     block = source.block(pick, pick)

@@ -271,6 +271,13 @@ class DeviceKernelSource(KernelSource):
         return to_numpy(self.blocks(i[:, :1], j))[:, 0]
 
 
+def kernel_source(kernel: Kernel, rows: NumpyArray, cols: NumpyArray, like: Array | None) -> KernelSource:
+    """The source that evaluates the kernel where the array `like` is; on the CPU where there is none."""
+    if like is None or is_numpy(like):
+        return KernelSource(kernel, rows, cols)
+    return DeviceKernelSource(kernel, rows, cols, like)
+
+
 def _not_negative(index: Array) -> Array:
     """Indices with zeros for those of padding."""
     return np.maximum(index, 0) if is_numpy(index) else index * namespace(index).astype(index >= 0, index.dtype)

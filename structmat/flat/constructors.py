@@ -18,6 +18,7 @@ from .._inputs import (
     _require_hermitian,
     _require_hermitian_entries,
     _require_one_tree,
+    _require_square_entries,
     _shape_of,
     _tolerances,
 )
@@ -28,7 +29,7 @@ from ..exceptions import DeviceError, StructureWarning, SymmetryError, TreeMisma
 from ..lowrank import ACA, TruncatedSVD
 from ..lowrank.compressor import DenseSource
 from ..partition import Admissibility, BlockPartition
-from ..sources import DeviceKernelSource, EntrySource, KernelSource, OperatorSource
+from ..sources import DeviceKernelSource, EntrySource, OperatorSource, kernel_source
 from ..tree import ClusterTree, as_tree_pair
 from . import batched_build, build, fused
 from .exact import ExactConstructors, _trees_of, checked_leaf_factors, leaf_factors
@@ -201,11 +202,14 @@ class FlatConstructors(ExactConstructors):
             Where dense blocks and low-rank ones of a small rank would not fit on the device, before anything is built.
         """
         rows, cols = _point_sets(points, column_points, symmetric)
-        source = _kernel_source(kernel, rows, cols, like, compressor)
+        if like is not None and not is_numpy(like):
+            _require_what_devices_take(kernel, compressor)
+        source = kernel_source(kernel, rows, cols, like)
         given = tree if partition is None else _trees_of(partition, tree)
         trees = _kernel_trees(given, source.row_points, source.col_points, leaf_size, same=column_points is None)
         chosen = cls._partition(*trees, admissibility, partition)
-        coarsen = admissibility is None and partition is None
+        on_host = not isinstance(source, DeviceKernelSource)
+        coarsen = on_host and admissibility is None and partition is None
         return _from_source(cls, source, chosen, rtol, atol, max_rank, symmetric, compressor, rng, progress, coarsen)
 
     @classmethod
@@ -288,10 +292,8 @@ class FlatConstructors(ExactConstructors):
         return _finished(cls._unchecked(blocks, *trees), exact(0.0, float(np.finfo(factors[0].dtype).eps)))
 
 
-def _kernel_source(kernel: Kernel, rows: NumpyArray, cols: NumpyArray, like: Any, compressor: Any) -> KernelSource:
-    """The source of entries, on the CPU or where the array `like` is."""
-    if like is None or is_numpy(like):
-        return KernelSource(kernel, rows, cols)
+def _require_what_devices_take(kernel: Kernel, compressor: Any) -> None:
+    """Raise a `DeviceError` unless batched crosses can be taken of the kernel."""
     if compressor is not None:
         raise DeviceError("compressors run on the CPU: leave out compressor= or like=")
     if not getattr(kernel, "batched", False):
@@ -299,7 +301,6 @@ def _kernel_source(kernel: Kernel, rows: NumpyArray, cols: NumpyArray, like: Any
             "builds of HODLR and H-matrices on a device need a kernel that takes batches: an object of "
             "structmat.kernelfunctions, or a function of arrays (nb, p, d) and (nb, q, d) with kernel.batched = True"
         )
-    return DeviceKernelSource(kernel, rows, cols, like)
 
 
 def _silent(_share: float) -> None:
@@ -348,8 +349,7 @@ def _from_source(
 
     tolerance, cap = _tolerances(rtol, atol, max_rank)
     if symmetric:
-        if source.shape[0] != source.shape[1]:
-            raise SymmetryError(f"symmetric=True needs a square matrix, but its shape is {source.shape}")
+        _require_square_entries(source)
         _require_hermitian_entries(source, _check.generator(rng))
     stored = _stored(partition, symmetric)
     there = source if isinstance(source, DeviceKernelSource) else None
@@ -365,13 +365,10 @@ def _from_source(
     build.warn_if_squares_underflow(source, norm, tolerance)
     asked = max(tolerance, atol / norm if norm > 0 else 0.0)
     # merging needs singular factors in double precision, and a tolerance that leaves room for finer blocks
-    fit = (
-        coarsen and there is None and compressor is None and cap is None and source.dtype in (np.float64, np.complex128)
-    )
+    fit = coarsen and compressor is None and cap is None and source.dtype in (np.float64, np.complex128)
     merge = cls._coarsened if fit and asked >= LEAST_MERGED else None
     fine = 1.0 if merge is None else FINE_SHARE
     mirrored = merge is not None and compiled is not None and compiled.mirrored and not symmetric
-    sizes = partition.row_tree.leaf_size, partition.col_tree.leaf_size
     share, best = 0.9, None
     for _attempt in range(ATTEMPTS):
         tails = build.block_tails(partition, fine * share * asked * norm)
@@ -386,7 +383,9 @@ def _from_source(
                 source, stored, tails, max_rank=cap, compressor=compressor or ACA(), rng=_check.generator(rng),
                 progress=progress or _silent, half=symmetric,
             )  # fmt: skip
-            supply = StoredBlocks(FlatBlocks(near, far, symmetric), *sizes)
+            supply = StoredBlocks(
+                FlatBlocks(near, far, symmetric), stored.row_tree.leaf_size, stored.col_tree.leaf_size
+            )
         else:
             half = partition.lower() if mirrored else stored
             supply = fused.CompiledBlocks(

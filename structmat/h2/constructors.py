@@ -17,17 +17,18 @@ from .._inputs import (
     _require_hermitian,
     _require_hermitian_entries,
     _require_one_tree,
+    _require_square_entries,
     _shape_of,
     _tolerances,
 )
-from .._typing import Entries, Kernel, NumpyArray, RandomLike
+from .._typing import Entries, Kernel, RandomLike
 from ..certificate import Certificate, exact
-from ..exceptions import DeviceError, StructureWarning, SymmetryError
+from ..exceptions import DeviceError, StructureWarning
 from ..flat import build as flat_build
 from ..flat import fused
 from ..flat.constructors import Progress, _silent, _stored, _trees_of
 from ..partition import Admissibility, BlockPartition, StrongAdmissibility
-from ..sources import DeviceKernelSource, EntrySource, KernelSource, OperatorSource
+from ..sources import DeviceKernelSource, EntrySource, OperatorSource, kernel_source
 from ..tree import ClusterTree, as_tree_pair
 from . import batched_build, dense, interpolative
 from .chebyshev import ChebyshevInterpolation
@@ -239,7 +240,9 @@ class H2Constructors:
         (True, True)
         """
         rows, cols = _point_sets(points, column_points, bool(symmetric))
-        source = _kernel_source(kernel, rows, cols, like, far_field, on_the_fly=on_the_fly)
+        if like is not None and not is_numpy(like):
+            _require_what_devices_take(far_field, on_the_fly=on_the_fly)
+        source = kernel_source(kernel, rows, cols, like)
         given = tree if partition is None else _trees_of(partition, tree)
         trees = _kernel_trees(given, source.row_points, source.col_points, leaf_size, same=column_points is None)
         chosen = cls._partition(trees, admissibility, partition)
@@ -333,18 +336,13 @@ class H2Constructors:
         return finished(result, result.certificate, cap)
 
 
-def _kernel_source(
-    kernel: Kernel, rows: NumpyArray, cols: NumpyArray, like: Any, far_field: Any, *, on_the_fly: bool
-) -> KernelSource:
-    """The source of entries, on the CPU or where the array `like` is."""
-    if like is None or is_numpy(like):
-        return KernelSource(kernel, rows, cols)
+def _require_what_devices_take(far_field: Any, *, on_the_fly: bool) -> None:
+    """Raise a `DeviceError` unless batched skeletons can be chosen."""
     if on_the_fly or not isinstance(far_field, SampledFarField | None):
         raise DeviceError(
             "builds on a device store their blocks and take far_field=SampledFarField(): leave out like= for "
             f"{'on_the_fly=True' if on_the_fly else type(far_field).__name__}"
         )
-    return DeviceKernelSource(kernel, rows, cols, like)
 
 
 def _from_source(
@@ -357,8 +355,7 @@ def _from_source(
 
     tolerance, cap = _tolerances(rtol, atol, max_rank)
     if symmetric:
-        if source.shape[0] != source.shape[1]:
-            raise SymmetryError(f"symmetric=True needs a square matrix, but its shape is {source.shape}")
+        _require_square_entries(source)
         _require_one_tree(partition.row_tree, partition.col_tree)
         _require_hermitian_entries(source, _check.generator(rng))
     stored = _stored(partition, symmetric)

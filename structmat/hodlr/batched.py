@@ -1,8 +1,8 @@
 """The LU-like factorisation of HODLR matrices in batched array operations: for matrices whose data are on a device.
 
 The same formula as in `structmat.hodlr.lu`; the blocks of the leaves and the cores are inverted once, as batched
-inverses are cheap there and substitutions are not. A step of refinement makes up for what explicit inverses lose: with
-it residuals are those of triangular factors (without it ten times as large, on random matrices).
+inverses are cheap there and substitutions are not. A step of refinement makes up for what explicit inverses lose:
+residuals are then those of triangular factors.
 """
 
 from __future__ import annotations

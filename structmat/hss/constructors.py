@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _check
-from .._backend import is_numpy
 from .._inputs import (
     TreeLike,
     _kernel_trees,
@@ -19,6 +18,7 @@ from .._inputs import (
     _require_hermitian,
     _require_hermitian_entries,
     _require_one_tree,
+    _require_square_entries,
     _sample_arrays,
     _shape_of,
     _tolerances,
@@ -26,8 +26,8 @@ from .._inputs import (
 from .._typing import Entries, Kernel, RandomLike
 from ..blocks import NestedBasis
 from ..certificate import Certificate, exact
-from ..exceptions import ShapeError, StructureWarning, SymmetryError
-from ..sources import DeviceKernelSource, EntrySource, KernelSource, OperatorSource
+from ..exceptions import ShapeError, StructureWarning
+from ..sources import EntrySource, OperatorSource, kernel_source
 from ..tree import ClusterTree, as_tree_pair
 from . import arithmetic, dense, interpolative
 from .certify import by_entries
@@ -183,8 +183,7 @@ class HSSConstructors:
         True
         """
         rows, cols = _point_sets(points, column_points, symmetric)
-        on_host = like is None or is_numpy(like)
-        source = KernelSource(kernel, rows, cols) if on_host else DeviceKernelSource(kernel, rows, cols, like)
+        source = kernel_source(kernel, rows, cols, like)
         points_of = source.row_points, source.col_points
         row_tree, col_tree = _kernel_trees(tree, *points_of, leaf_size, same=column_points is None)
         return _from_source(source, row_tree, col_tree, rtol, atol, max_rank, symmetric, rng, progress)
@@ -372,8 +371,7 @@ def _from_source(
     """Build, check on entries not used, and build again with finer sampling until the check passes."""
     tolerance, cap = _tolerances(rtol, atol, max_rank)
     if symmetric:
-        if source.shape[0] != source.shape[1]:
-            raise SymmetryError(f"symmetric=True needs a square matrix, but its shape is {source.shape}")
+        _require_square_entries(source)
         _require_one_tree(row_tree, col_tree)
         _require_hermitian_entries(source, _check.generator(rng))
     eps = float(np.finfo(source.dtype).eps)

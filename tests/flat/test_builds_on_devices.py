@@ -8,15 +8,14 @@ from structmat import _backend
 from structmat.exceptions import DeviceError, DeviceMemoryError, NonFiniteError
 from structmat.kernelfunctions import Exponential, Laplace, Matern, Stokes
 from structmat.lowrank import ACA
+from tests.conftest import cupy_library, strict_library, torch_library
 
 FORMATS = [sm.HODLRMatrix, sm.HMatrix]
 
 
-@pytest.fixture
-def like(xp):
-    if xp.namespace is np:
-        pytest.skip("NumPy's arrays are built from by compiled kernels")
-    return xp.asarray(np.zeros(1))
+@pytest.fixture(params=[strict_library, torch_library, pytest.param(cupy_library, marks=pytest.mark.gpu)])
+def like(request):
+    return request.param().asarray(np.zeros(1))
 
 
 def relative(a, dense):
