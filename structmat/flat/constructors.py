@@ -356,12 +356,7 @@ def _from_source(
     if there is not None:
         batched_build.require_room_for(there, stored)
     compiled = fused.compiled_source(source, partition) if compressor is None and cap is None else None
-    if compiled is None:
-        near = build.near_blocks(source, stored)
-        squared_near = build.squared_near_norm(near, symmetric)
-    else:
-        squared_near = fused.squared_near_norm(compiled, stored, symmetric)
-    norm = build.estimated_norm(source, stored, squared_near, _check.generator(rng), symmetric)
+    near, norm = _near_and_norm(source, compiled, stored, symmetric, _check.generator(rng))
     build.warn_if_squares_underflow(source, norm, tolerance)
     asked = max(tolerance, atol / norm if norm > 0 else 0.0)
     # merging needs singular factors in double precision, and a tolerance that leaves room for finer blocks
@@ -407,6 +402,17 @@ def _from_source(
         share *= 0.5
     assert best is not None
     return _finished(best, best.certificate, cap)
+
+
+def _near_and_norm(
+    source: EntrySource, compiled: Any, stored: BlockPartition, symmetric: bool, rng: np.random.Generator
+) -> tuple[tuple[BlockBatch, ...], float]:
+    """The dense blocks, unless a compiled form evaluates them later, and an estimate of the Frobenius norm."""
+    near = build.near_blocks(source, stored) if compiled is None else ()
+    square = (
+        fused.squared_near_norm(compiled, stored, symmetric) if compiled else build.squared_near_norm(near, symmetric)
+    )
+    return near, build.estimated_norm(source, stored, square, rng, symmetric)
 
 
 def _finished(result: Any, certificate: Certificate, max_rank: int | None = None) -> Any:
