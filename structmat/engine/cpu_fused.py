@@ -13,8 +13,6 @@ from numba import uint64
 from .cpu import columns_times, jit, taken
 from .cpu_kernels import kernel_column, kernel_row
 
-# an approximation is believed when the last cross and this many rows that were not used are small
-TRIALS = 2
 # shares of a block's tolerance: of the last cross, and of the truncation that follows
 CROSS_SHARE, CUT_SHARE = 0.25, 0.9
 SWEEPS = 30
@@ -85,13 +83,14 @@ def worst_row(
 
 @jit
 def crosses(
-    code, parameters, x, top, p, y, side, q, tail, limit, corner_rows, corner_cols, bounds, left, right, line, other,
-    weights, work, used,
+    code, parameters, x, top, p, y, side, q, tail, limit, enough, corner_rows, corner_cols, bounds, left, right, line,
+    other, weights, work, used,
 ):  # fmt: skip
     """Cross approximation of the block with rows top .. top + p - 1 and columns side .. side + q - 1.
 
-    left (limit p), right (limit q): flat, a row of p (q) numbers for each rank; the block is left^T right. Where
-    clusters touch, the corner of the block (see `structmat.flat.corners`) is looked at before the result is believed.
+    left (limit p), right (limit q): flat, a row of p (q) numbers for each rank; the block is left^T right. It is
+    believed when the last cross and `enough` rows that were not used are small (or all rows are). Where clusters touch,
+    the corner of the block (see `structmat.flat.corners`) is looked at before that.
     Returns the rank, or TOO_FEW where `limit` crosses were not enough, NOT_FINITE where a square overflows or is NaN.
     """
     for i in range(p):
@@ -138,7 +137,7 @@ def crosses(
             break
         if trials == 0:
             row = largest(other, p, used)
-        elif trials <= TRIALS:
+        elif trials <= enough:
             row, state = unused_row(used, p, state)
         else:
             row, corner_error = worst_row(
@@ -283,13 +282,13 @@ def recompress(left, right, k, p, q, allowed, out, start, rows, first, second, s
 
 @jit
 def compress_blocks(
-    code, parameters, x, y, blocks, tails, limit, corner_rows, corner_cols, bounds, row_bounds, col_bounds, size, width,
-    out, cursor, ranks, starts, first, last,
+    code, parameters, x, y, blocks, tails, limit, enough, corner_rows, corner_cols, bounds, row_bounds, col_bounds,
+    size, width, out, cursor, ranks, starts, first, last,
 ):  # fmt: skip
     """Cross approximations of blocks[first:last] (nb, 4): first row, rows, first column, columns.
 
-    corner_rows, corner_cols, bounds (nb, 4): see `structmat.flat.corners`. row_bounds, col_bounds: first positions of
-    the leaves, and the number of positions; size, width: padded sizes of the leaves.
+    enough: see `crosses`. corner_rows, corner_cols, bounds (nb, 4): see `structmat.flat.corners`. row_bounds,
+    col_bounds: first positions of the leaves, and the number of positions; size, width: padded sizes of the leaves.
 
     Factors are written to `out` in the padded layout of the flat pass, wherever `cursor` (see `taken`) has room; ranks
     and starts (nb,) say what and where. Negative ranks: see `crosses`.
@@ -306,8 +305,8 @@ def compress_blocks(
     for b in range(first, last):
         top, p, side, q = blocks[b]
         k = crosses(
-            code, parameters, x, top, p, y, side, q, tails[b], limit, corner_rows, corner_cols, bounds[b], left, right,
-            line, other, weights, work, used,
+            code, parameters, x, top, p, y, side, q, tails[b], limit, enough, corner_rows, corner_cols, bounds[b], left,
+            right, line, other, weights, work, used,
         )  # fmt: skip
         ranks[b] = k
         if k < 0:

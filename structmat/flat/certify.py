@@ -15,7 +15,7 @@ from .._typing import IntArray, NumpyArray
 from ..certificate import Certificate
 from ..sources import EntrySource
 from ..tree import ClusterTree
-from .corners import corners
+from .corners import FEWEST, WIDER, corners
 from .entries import entry_values
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ SAMPLED_ENTRIES = 1 << 16
 ROWS_PER_BLOCK = 2
 ENTRIES_PER_ROW = 4
 CORNER_ROWS = 8192
+# up to so many entries the error is computed and not estimated, where the build has looked at half as many
+EXACT_AT_MOST = 1 << 22
 
 
 def by_entries(
@@ -36,8 +38,9 @@ def by_entries(
     mirrored: both the matrix and the source are known to be real symmetric, so that one half shows the errors of both.
     """
     return certify.by_entries(
-        a, source, lambda: _stratified(a, source, rng, mirrored), strata="the low-rank blocks", asked=asked, norm=norm
-    )
+        a, source, lambda: _stratified(a, source, rng, mirrored), strata="the low-rank blocks", asked=asked, norm=norm,
+        exactly=min(2 * source.evaluated, EXACT_AT_MOST),
+    )  # fmt: skip
 
 
 def _stratified(a: FlatMatrix, source: EntrySource, rng: np.random.Generator, mirrored: bool) -> tuple[float, float]:
@@ -51,13 +54,14 @@ def _stratified(a: FlatMatrix, source: EntrySource, rng: np.random.Generator, mi
         by_level.append(places[places[:, 0] >= places[:, 1]] if half else places)
     count = sum(len(places) for places in by_level)
     rows_each = max(ROWS_PER_BLOCK, SAMPLED_ENTRIES // (ENTRIES_PER_ROW * max(1, count)))
+    corner_rows = CORNER_ROWS // max(1, sum(len(places) > 0 for places in by_level))
     for level, places in enumerate(by_level):
         if not len(places):
             continue
         weights = np.where((places[:, 0] != places[:, 1]) & half, 2.0, 1.0)
         repeated = np.repeat(places, rows_each, axis=0), np.repeat(weights, rows_each)
         part, spread = _sampled(a, source, level, *repeated, rows_each, rng)
-        corner = in_corners(a, source, level, places, weights, count, rng, entry_values)
+        corner = in_corners(a, source, level, places, weights, corner_rows, rng, entry_values)
         total += part + corner
         variance += spread
     return total, float(np.sqrt(variance))
@@ -81,16 +85,16 @@ def _sampled(
 
 
 def in_corners(
-    a: Any, source: EntrySource, level: int, place: IntArray, weights: NumpyArray, count: int,
+    a: Any, source: EntrySource, level: int, place: IntArray, weights: NumpyArray, rows: int,
     rng: np.random.Generator, entries: Callable[[Any, IntArray, IntArray], NumpyArray],
 ) -> float:  # fmt: skip
-    """Squared error where clusters touch, from some rows of each corner (all, where there are few blocks).
+    """Squared error where clusters touch, from some rows of each corner: of a wider one where there are few blocks.
 
-    place (nb, 2): compressed blocks of one level, of `count` in all; weights (nb,): how often each stands in the
-    matrix; entries: the `entry_values` of the format.
+    place (nb, 2): compressed blocks of one level; weights (nb,): how often each stands in the matrix; rows: how many
+    to look at; entries: the `entry_values` of the format.
     """
-    found = corners(a.row_tree, a.col_tree, level, place)
-    each = max(1, CORNER_ROWS // max(1, count))
+    each = max(1, rows // len(place))
+    found = corners(a.row_tree, a.col_tree, level, place, WIDER if each >= FEWEST else 1)
     counts = np.diff(found.bounds.reshape(-1, 2, 2), axis=2)[:, :, 0]  # (nb, 2) rows and columns of the corners
     touching = np.flatnonzero(counts[:, 0])
     if not len(touching):

@@ -365,7 +365,7 @@ def _from_source(
     fine = 1.0 if merge is None else FINE_SHARE
     mirrored = merge is not None and compiled is not None and compiled.mirrored and not symmetric
     share, best = 0.9, None
-    for _attempt in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         tails = build.block_tails(partition, fine * share * asked * norm)
         supply: Any = None
         if there is not None:
@@ -384,7 +384,7 @@ def _from_source(
         else:
             half = partition.lower() if mirrored else stored
             supply = fused.CompiledBlocks(
-                compiled, half, tails, half=symmetric or mirrored, progress=progress or _silent
+                compiled, half, tails, half=symmetric or mirrored, attempt=attempt, progress=progress or _silent
             )
             source.evaluated += supply.evaluated
         if supply is not None:

@@ -17,6 +17,9 @@ from ..tree import ClusterTree
 # clusters at a smaller distance for their size touch
 APART = StrongAdmissibility(eta=8.0)
 FEWEST, MOST = 32, 192
+# where kernels decay fast an error may be left just outside of a corner: a check looks at corners so many times as wide
+# as those that a first search has seen
+WIDER = 3
 _AT_ONCE = 1 << 18  # points of one batch: few enough to stay in the cache
 
 
@@ -37,15 +40,15 @@ class Corners:
     bounds: IntArray
 
 
-def corners(row_tree: ClusterTree, col_tree: ClusterTree, level: int, places: IntArray) -> Corners:
-    """The corners of the blocks of one level; places (nb, 2)."""
+def corners(row_tree: ClusterTree, col_tree: ClusterTree, level: int, places: IntArray, wider: int = 1) -> Corners:
+    """The corners of the blocks of one level; places (nb, 2); with `wider` times as many rows and columns."""
     bounds = np.zeros((len(places), 4), dtype=np.int64)
     if not len(places):
         return Corners(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), bounds)
     touching = np.flatnonzero(~APART(row_tree, col_tree, level, places[:, 0], places[:, 1]))
     found = []
     for side, (own, other) in enumerate(((row_tree, col_tree), (col_tree, row_tree))):
-        close, lengths = _closest(own, other, level, places[touching, side], places[touching, 1 - side])
+        close, lengths = _closest(own, other, level, places[touching, side], places[touching, 1 - side], wider)
         stops = lengths.cumsum()
         bounds[touching, 2 * side], bounds[touching, 2 * side + 1] = stops - lengths, stops
         found.append(close)
@@ -53,7 +56,7 @@ def corners(row_tree: ClusterTree, col_tree: ClusterTree, level: int, places: In
 
 
 def _closest(
-    own: ClusterTree, other: ClusterTree, level: int, nodes: IntArray, across: IntArray
+    own: ClusterTree, other: ClusterTree, level: int, nodes: IntArray, across: IntArray, wider: int
 ) -> tuple[IntArray, IntArray]:
     """Positions within nodes that are closest to the box of other ones, node after node; and how many of each node.
 
@@ -69,7 +72,7 @@ def _closest(
             points = own.coordinates.take(starts[part, None] + np.arange(size), axis=0)  # (np, size, d)
             gap = np.maximum(0.0, np.maximum(lows[part, None] - points, points - highs[part, None]))
             distance = np.square(gap).sum(axis=2)
-            counts = _how_many(distance, points.shape[2])
+            counts = _how_many(distance, points.shape[2], wider)
             for count in np.unique(counts).tolist():
                 rows = np.flatnonzero(counts == count)
                 if count == size:
@@ -85,11 +88,11 @@ def _closest(
     return positions, lengths
 
 
-def _how_many(distance: NumpyArray, dimension: int) -> IntArray:
+def _how_many(distance: NumpyArray, dimension: int, wider: int) -> IntArray:
     """How many points of each node to look at, from their squared distances (nb, size).
 
     More where a face is shared, not a point; and all that lie in the other box, up to a limit, where boxes overlap.
     """
     size = distance.shape[1]
-    count = min(size, MOST, max(FEWEST, int(2.0 * size ** (1.0 - 1.0 / dimension))))
-    return np.maximum(count, np.minimum(MOST, np.count_nonzero(distance == 0.0, axis=1)))
+    count = min(size, wider * min(MOST, max(FEWEST, int(2.0 * size ** (1.0 - 1.0 / dimension)))))
+    return np.maximum(count, np.minimum(wider * MOST, np.count_nonzero(distance == 0.0, axis=1)))

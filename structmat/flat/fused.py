@@ -20,12 +20,15 @@ from ..exceptions import NonFiniteError
 from ..partition import BlockPartition
 from ..sources import DeviceKernelSource, KernelSource
 from ..tree import ClusterTree
-from .corners import corners
+from .corners import WIDER, corners
 from .layout import LevelFactors, low_rank_layout, place
 from .storage import FlatBlocks
 
 # crosses that a block may take at first; where they do not suffice, it is begun again with more
 FIRST_LIMIT = 48
+# rows that are tried before an approximation is believed; more, and wider corners, each time that a check of the whole
+# matrix has failed: on grids of points the error of a block may be in a few of its rows
+TRIALS, MORE_TRIALS = 2, 8
 
 
 @dataclass(frozen=True)
@@ -131,20 +134,23 @@ class CompiledBlocks:
         The Frobenius error allowed to an admissible block of each level.
     half : bool
         The blocks below the diagonal stand for those above it too.
+    attempt : int
+        How many builds of the same matrix have failed their check.
     """
 
     dtype = np.dtype(np.float64)
 
     def __init__(
-        self, compiled: CompiledSource, partition: BlockPartition, tails: list[float], *, half: bool, progress: Any
-    ) -> None:
+        self, compiled: CompiledSource, partition: BlockPartition, tails: list[float], *, half: bool, attempt: int = 0,
+        progress: Any,
+    ) -> None:  # fmt: skip
         self.compiled, self.partition, self.half = compiled, partition, half
         self._trees = partition.row_tree, partition.col_tree
         self.row_size, self.col_size = (t.leaf_size for t in self._trees)
         self.near = partition.near
         # computed in one half where the other follows from it
         far = [b[b[:, 0] >= b[:, 1]] if compiled.mirrored else b for b in partition.far]
-        self.far = _compressed(compiled, partition, far, tails, progress)
+        self.far = _compressed(compiled, partition, far, tails, attempt, progress)
         self.evaluated = sum(len(places) * p * q for places, (p, q) in zip(self.near, self._shapes, strict=True))
         for level, found in enumerate(self.far):
             rows, cols = (t.sizes(level)[found.places[:, k]] for k, t in enumerate(self._trees))
@@ -193,10 +199,11 @@ class CompiledBlocks:
 
 
 def _compressed(
-    compiled: CompiledSource, partition: BlockPartition, far: list[IntArray], tails: list[float], progress: Any
-) -> list[LevelFactors]:
+    compiled: CompiledSource, partition: BlockPartition, far: list[IntArray], tails: list[float], attempt: int,
+    progress: Any,
+) -> list[LevelFactors]:  # fmt: skip
     """Cross approximations of the blocks of all levels, largest first."""
-    levels = [_Level(compiled, partition, level, places, tails[level]) for level, places in enumerate(far)]
+    levels = [_Level(compiled, partition, level, places, tails[level], attempt) for level, places in enumerate(far)]
     total, limit = max(1, sum(len(places) for places in far)), FIRST_LIMIT
     waiting = [np.arange(len(places)) for places in far]
     while any(len(w) for w in waiting):
@@ -221,13 +228,14 @@ class _Level:
     """Admissible blocks of one level, and what has been found of them."""
 
     def __init__(
-        self, compiled: CompiledSource, partition: BlockPartition, level: int, places: IntArray, tail: float
-    ) -> None:
+        self, compiled: CompiledSource, partition: BlockPartition, level: int, places: IntArray, tail: float,
+        attempt: int,
+    ) -> None:  # fmt: skip
         trees = partition.row_tree, partition.col_tree
         extents = [extent for t, nodes in zip(trees, places.T, strict=True) for extent in _extents(t, level, nodes)]
         self.compiled, self.blocks = compiled, np.stack(extents, axis=1)
         self.lengths, self.tails = self.blocks[:, 1] + self.blocks[:, 3], np.full(len(places), tail)
-        self.corners = corners(*trees, level, places)
+        self.corners, self.trials = corners(*trees, level, places, WIDER**attempt), TRIALS * MORE_TRIALS**attempt
         self.bounds = [np.append(t.starts(t.depth), t.n) for t in trees]
         self.sizes = [t.leaf_size for t in trees]
         self.padded = sum(self.sizes) << (partition.depth - level)
@@ -242,7 +250,7 @@ class _Level:
         """Compress some blocks with at most `limit` crosses each; ranks stay negative where these were too few."""
         c, ranks, starts = self.compiled, np.zeros(len(pick), dtype=np.int64), np.zeros(len(pick), dtype=np.int64)
         cpu_fused.compress_blocks(
-            c.code, c.parameters, c.x, c.y, self.blocks[pick], self.tails[pick], limit, self.corners.rows,
+            c.code, c.parameters, c.x, c.y, self.blocks[pick], self.tails[pick], limit, self.trials, self.corners.rows,
             self.corners.cols, self.corners.bounds[pick], *self.bounds, *self.sizes, self._room, self._cursor, ranks,
             starts, 0, len(pick),
         )  # fmt: skip

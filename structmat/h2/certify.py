@@ -17,7 +17,7 @@ from .._typing import Array, IntArray, NumpyArray
 from ..certificate import Certificate
 from ..engine import cpu_entries
 from ..engine.dense import matmul
-from ..flat.certify import in_corners
+from ..flat.certify import CORNER_ROWS, EXACT_AT_MOST, in_corners
 from ..nested.entries import climbed_rows, entry_values
 from ..sources import EntrySource
 from ..tree import ClusterTree
@@ -25,8 +25,6 @@ from ..tree import ClusterTree
 if TYPE_CHECKING:
     from .matrix import H2Matrix
 
-# up to so many entries the error is computed and not estimated, where the build has looked at half as many
-EXACT_AT_MOST = 1 << 22
 # indices drawn in each node, at least, and entries looked at in all, at least: on each level as many
 DRAWN = 4
 SAMPLED_ENTRIES = 1 << 17
@@ -46,8 +44,8 @@ def _stratified(a: H2Matrix, source: EntrySource, rng: np.random.Generator) -> t
     """Estimate of the squared error of all couplings, and its standard deviation."""
     storage = a._storage
     far, _near = storage.block_places()
-    blocks = sum(len(places) for places in far)
-    budget = SAMPLED_ENTRIES / max(1, sum(len(places) > 0 for places in far))
+    levels = max(1, sum(len(places) > 0 for places in far))
+    budget = SAMPLED_ENTRIES / levels
     stored = cache(a.stored)  # single entries need it: where clusters touch
     total = variance = 0.0
     for level, places in enumerate(far):
@@ -72,7 +70,7 @@ def _stratified(a: H2Matrix, source: EntrySource, rng: np.random.Generator) -> t
             np.add.at(together, nodes, shares)
             variance += float((together.var(axis=1, ddof=1) / drawn).sum())
         total += in_corners(
-            a, source, level, places, weights, blocks, rng, lambda _, i, j: entry_values(stored(), i, j)
+            a, source, level, places, weights, CORNER_ROWS // levels, rng, lambda _, i, j: entry_values(stored(), i, j)
         )
     return total, float(np.sqrt(variance))
 

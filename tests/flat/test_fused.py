@@ -187,6 +187,49 @@ def test_corners_are_where_siblings_meet():
     assert found.bounds[1, 0] == found.bounds[1, 1]  # far apart
 
 
+GRIDS = {
+    "plane": np.stack(np.meshgrid(*[np.linspace(0.0, 1.0, 40)] * 2), axis=-1).reshape(-1, 2),
+    "cube": np.stack(np.meshgrid(*[np.linspace(0.0, 1.0, 12)] * 3), axis=-1).reshape(-1, 3),
+    "with equal points": np.random.default_rng(0).integers(0, 38, (1500, 2)) / 38.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("grid", "kernel", "rtol"),
+    [
+        ("plane", Gaussian(0.3), 1e-9),
+        ("cube", Gaussian(0.3), 1e-6),
+        ("with equal points", Exponential(0.3), 1e-6),
+        ("with equal points", Matern(1.5, 0.3), 1e-9),
+    ],
+)
+def test_on_grids_the_error_of_a_few_rows_is_found(grid, kernel, rtol):
+    points = GRIDS[grid]
+    for cls in FORMATS:
+        a = cls.from_kernel(kernel, points, rtol=rtol)
+        assert a.certificate.met
+        assert relative_error(a, kernel(points, points)) <= rtol
+
+
+@pytest.mark.parametrize(("n", "seed", "rtol"), [(1500, 2, 1e-6), (1500, 5, 1e-6), (700, 1, 1e-4)])
+def test_an_error_just_outside_of_a_corner_is_found(n, seed, rtol):
+    rng = np.random.default_rng(seed)
+    points, equal = rng.random((n, 2)), rng.permutation(n)[:4]
+    points[equal[:2]] = points[equal[2:]]
+    kernel = Exponential(0.01)  # siblings in the plane see each other through a strip that is narrow, but not so narrow
+    a = sm.HODLRMatrix.from_kernel(kernel, points, rtol=rtol)
+    assert a.certificate.met
+    assert relative_error(a, kernel(points, points)) <= rtol
+
+
+def test_wider_corners_hold_the_narrow_ones():
+    tree = sm.ClusterTree.from_points(np.random.default_rng(4).random((1000, 2)), leaf_size=32)
+    narrow, wide = (corners(tree, tree, 1, np.array([[1, 0]]), wider) for wider in (1, 3))
+    for part, whole in ((narrow.rows, wide.rows), (narrow.cols, wide.cols)):
+        assert len(whole) == 3 * len(part)
+        assert set(part) < set(whole)
+
+
 def test_a_certificate_sees_an_error_in_a_corner(rng):
     x = np.sort(rng.random(4000))
     kernel = Exponential(0.05)
