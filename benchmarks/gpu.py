@@ -30,6 +30,7 @@ class Device:
     xp: Any
     to_device: Callable[[np.ndarray], Any]
     synchronize: Callable[[], None]
+    records: bool = False  # whether products can be replayed from a CUDA graph
 
     def seconds(self, function: Callable[[], Any], repeats: int = 5, warm_up: int = 2) -> float:
         """Return the median seconds of a call, until the device has finished."""
@@ -47,20 +48,22 @@ class Device:
 
 def find_device(*, stand_in: bool) -> Device | None:
     """Return the GPU; with `stand_in`, where there is none, torch on the CPU."""
+    has_torch = importlib.util.find_spec("torch") is not None
+    records = has_torch and importlib.import_module("torch").cuda.is_available()
     if importlib.util.find_spec("cupy") is not None:
         import cupy
 
         if cupy.cuda.is_available():
             device = cupy.cuda.Device()
             name = cupy.cuda.runtime.getDeviceProperties(device.id)["name"].decode()
-            return Device(f"{name} (CuPy {cupy.__version__})", cupy, cupy.asarray, device.synchronize)
-    if importlib.util.find_spec("torch") is None:
+            return Device(f"{name} (CuPy {cupy.__version__})", cupy, cupy.asarray, device.synchronize, records)
+    if not has_torch:
         return None
     import torch
 
-    if torch.cuda.is_available():
+    if records:
         name = f"{torch.cuda.get_device_name()} (torch {torch.__version__})"
-        return Device(name, torch, lambda x: torch.as_tensor(x, device="cuda"), torch.cuda.synchronize)
+        return Device(name, torch, lambda x: torch.as_tensor(x, device="cuda"), torch.cuda.synchronize, records)
     return Device("torch on the CPU, a stand-in", torch, torch.as_tensor, lambda: None) if stand_in else None
 
 
@@ -100,6 +103,32 @@ def device_floors(report: Report, device: Device, quick: bool) -> dict[str, floa
 def beside(report: Report, what: str, there: float, here: float, limit: float | None) -> None:
     """Report seconds on the device, and how many times longer the CPU took for the same call."""
     report.add(what, there, "s", limit, note=f"CPU of this machine {here:.3g} s, {here / there:.1f} times longer")
+
+
+def products(report: Report, device: Device, floors: dict[str, float], name: str, there: Any, limits: bool) -> None:
+    """Products with one vector, as they come and replayed from a graph, and with many, against the floors."""
+    n, rng = there.shape[1], np.random.default_rng(2)
+    x = device.to_device(rng.standard_normal(n))
+    share = there.nbytes / device.seconds(lambda: there @ x, 20) / floors["copy"]
+    report.add(f"{name}: product, one vector, share of the copy's bandwidth", share, "")
+    if device.records:
+        replayed = sm.CapturedProduct(there, x)
+        wanted = device.to_host(there @ x)
+        error = np.linalg.norm(device.to_host(replayed(x)) - wanted) / np.linalg.norm(wanted)
+        report.add(f"{name}: product, from a graph, against the one without", error, "", 1e-12)
+        share = there.nbytes / device.seconds(lambda: replayed(x), 20) / floors["copy"]
+        what = f"{name}: product, one vector, from a graph, share of the copy's bandwidth"
+        report.add(what, share, "", 0.6 if limits else None, at_least=True)
+
+
+def many_products(report: Report, device: Device, floors: dict[str, float], name: str, there: Any, k: int) -> None:
+    """Products with k vectors, against the rate of a large product."""
+    block = device.to_device(np.random.default_rng(2).standard_normal((there.shape[1], k)))
+    # each stored number is used once, or twice where it stands for its mirror image too
+    operations = 2.0 * k * (there.nbytes / 8) * (2 if there.symmetric else 1)
+    share = operations / device.seconds(lambda: there @ block) / floors["large"]
+    limit = 0.3 if k >= 256 else None
+    report.add(f"{name}: product, {k} vectors, share of the large product's rate", share, "", limit, at_least=True)
 
 
 class Convolution:
@@ -147,13 +176,8 @@ def hss(report: Report, device: Device, floors: dict[str, float], n: int, quick:
 
     seconds = device.seconds(lambda: there @ x, 20), median_time(lambda: here @ v, 20)
     beside(report, "HSS, K: product, one vector", *seconds, None)
-    share = there.nbytes / seconds[0] / floors["copy"]
-    report.add("HSS, K: product, share of the copy's bandwidth", share, "", None if quick else 0.6, at_least=True)
-    block = device.to_device(np.random.default_rng(2).standard_normal((n, 16 if quick else 256)))
-    taken = device.seconds(lambda: there @ block)
-    share = 2.0 * block.shape[1] * there.nbytes / 8 / taken / floors["large"]
-    name = f"HSS, K: product, {block.shape[1]} vectors, share of the large product's rate"
-    report.add(name, share, "", None if quick else 0.3, at_least=True)
+    products(report, device, floors, "HSS, K", there, not quick)
+    many_products(report, device, floors, "HSS, K", there, 16 if quick else 256)
 
     factored, factored_here = there.factorize(), here.factorize()
     seconds = device.seconds(there.factorize, 3, 1), median_time(here.factorize, 3, 0)
@@ -225,8 +249,8 @@ def h2(report: Report, device: Device, floors: dict[str, float], n: int, quick: 
     report.add("H2, 1 / r: product against that of the CPU", error, "", 1e-12)
     seconds = device.seconds(lambda: there @ x, 20), median_time(lambda: here @ v, 10)
     beside(report, "H2, 1 / r: product, one vector", *seconds, None)
-    share = here.nbytes / seconds[0] / floors["copy"]
-    report.add("H2, 1 / r: product, share of the copy's bandwidth", share, "", None if quick else 0.6, at_least=True)
+    products(report, device, floors, "H2, 1 / r", there, False)
+    many_products(report, device, floors, "H2, 1 / r", there, 16 if quick else 256)
 
 
 def large_h2(report: Report, device: Device, floors: dict[str, float], n: int) -> None:
@@ -235,9 +259,7 @@ def large_h2(report: Report, device: Device, floors: dict[str, float], n: int) -
     there = h2_build(points, like)
     report.add("H2, 1 / r, large: error that the check of the build estimates", there.certificate.estimate, "", 1e-4)
     report.add("H2, 1 / r, large: build", device.seconds(lambda: h2_build(points, like), 1, 0), "s", 10.0)
-    x = device.to_device(np.random.default_rng(6).standard_normal(n))
-    share = there.nbytes / device.seconds(lambda: there @ x, 10) / floors["copy"]
-    report.add("H2, 1 / r, large: product, share of the copy's bandwidth", share, "", 0.6, at_least=True)
+    products(report, device, floors, "H2, 1 / r, large", there, True)
 
 
 def growth(report: Report, device: Device) -> None:

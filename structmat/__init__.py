@@ -33,6 +33,7 @@ from .tree import ClusterTree, KDSplitter, PrincipalAxisSplitter
 
 if TYPE_CHECKING:
     from .advice import advise
+    from .captured import CapturedProduct
     from .h2.matrix import H2Matrix
     from .hmatrix.matrix import HMatrix
     from .hodlr.matrix import HODLRMatrix
@@ -45,6 +46,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AccuracyWarning",
     "BlockPartition",
+    "CapturedProduct",
     "Certificate",
     "ClusterTree",
     "ConvergenceWarning",
@@ -85,6 +87,7 @@ __all__ = [
 
 # What needs Numba is imported when it is first asked for: `import structmat` stays quick.
 _LAZY = {
+    "CapturedProduct": ".captured",
     "H2Matrix": ".h2.matrix",
     "HMatrix": ".hmatrix.matrix",
     "HODLRMatrix": ".hodlr.matrix",

@@ -17,7 +17,7 @@ import array_api_compat
 import numpy as np
 
 from ._typing import Array, IntArray, NumpyArray
-from .exceptions import DeviceError, DeviceMemoryError
+from .exceptions import DeviceError, DeviceMemoryError, MissingLibraryError
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.complex64), np.dtype(np.complex128))
 
@@ -171,14 +171,17 @@ class Indices:
 
     def __init__(self, values: IntArray) -> None:
         self.values = values
+        self._in_order = np.array_equal(values, np.arange(len(values)))
         self._copies: dict[tuple[str, str], Array] = {}
 
     def __len__(self) -> int:
         return len(self.values)
 
-    def of(self, x: Array) -> Array:
-        """x[indices] along the first axis."""
-        return namespace(x).take(x, self._beside(x), axis=0)
+    def of(self, x: Array, start: int = 0, stop: int | None = None) -> Array:
+        """x[indices[start:stop]] along the first axis; x itself where that is all of it, in order."""
+        if self._in_order and start == 0 and stop is None and x.shape[0] == len(self):
+            return x
+        return namespace(x).take(x, self._beside(x)[start:stop], axis=0)
 
     def _beside(self, x: Array) -> Array:
         if is_numpy(x):
@@ -226,6 +229,47 @@ def require_room(needed: int, library: Any, what: str, remedy: str) -> None:
         raise DeviceMemoryError(
             f"{what} takes {needed / 1e9:.3g} GB on the device, but {free / 1e9:.3g} GB are free there: {remedy}"
         )
+
+
+class Recording:
+    """The kernels of a function of one array of torch, as a CUDA graph that replays all of them with one launch.
+
+    CuPy refuses to record calls of its BLAS; torch has work spaces of its own for that.
+    """
+
+    def __init__(self, function: Callable[[Array], Array], x: Array) -> None:
+        import torch
+
+        if x.device.type != "cuda":
+            raise DeviceError(f"kernels are recorded on a CUDA device only, but the vectors are on {x.device}")
+        self.source = x.detach().clone()
+        with torch.cuda.device(x.device):
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):  # first calls copy index arrays there and choose kernels: not to be recorded
+                for _ in range(3):
+                    function(self.source)
+            torch.cuda.current_stream().wait_stream(aside)
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self.result = function(self.source)
+
+    def __call__(self, x: Array) -> Array:
+        """The result for other values."""
+        self.source.copy_(x)
+        self._graph.replay()
+        return self.result.clone()
+
+
+def as_torch(x: Array) -> Array:
+    """The memory of an array as one of torch, shared (DLPack) where it is on a device that both know."""
+    if array_api_compat.is_torch_array(x):
+        return x
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingLibraryError(f"kernels are recorded by torch (pip install torch): {error}") from error
+    return torch.from_dlpack(x)
 
 
 def conj(x: Array) -> Array:

@@ -12,7 +12,7 @@ tree partition sources lowrank engine precision
 blocks algebra base certificate certify _inputs
 storage norms batched flat nested
 hodlr hss hmatrix h2
-convert linalg solvers functions
+convert linalg solvers functions captured
 kernelfunctions gallery gp bem io plot advice_costs advice _console testing cli distributed demo _version __init__
 """  # every module and folder of structmat, from the bottom up
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS.strip().splitlines()) for name in names.split()}

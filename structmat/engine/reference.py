@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._backend import adjoint, as_dtype_of, namespace, zeros_beside
+from .._backend import adjoint, as_dtype_of, concatenated, namespace, zeros_beside
 from .._typing import Array
 from .routing import route_of
 
@@ -28,9 +28,9 @@ def apply_blocks(batch: BlockBatch, x: Array, count: int, *, half: bool, adjoint
         return zeros_beside((count, data.shape[1], x.shape[2]), x)
     route = route_of(batch, count, half=half, adjointly=adjointly)
     parts = [xp.matmul(data, route.sources.of(x))]
-    if len(route.mirrored):
-        parts.append(xp.matmul(adjoint(route.mirrored.of(data)), route.mirrored_sources.of(x)))
-    return route.add(xp.concat(parts, axis=0))
+    if route.mirrored:
+        parts.append(xp.matmul(adjoint(data), route.mirrored_sources.of(x)))
+    return route.add(concatenated(parts))
 
 
 def nested_apply(
@@ -68,10 +68,9 @@ def apply_low_rank(batch: LowRankBatch, x: Array, count: int, *, half: bool, adj
     left, right = (right, left) if adjointly else (left, right)
     route = route_of(batch, count, half=half, adjointly=adjointly)
     parts = [xp.matmul(left, xp.matmul(adjoint(right), route.sources.of(x)))]
-    if len(route.mirrored):
-        left, right = (route.mirrored.of(f) for f in (left, right))
+    if route.mirrored:
         parts.append(xp.matmul(right, xp.matmul(adjoint(left), route.mirrored_sources.of(x))))
-    return route.add(xp.concat(parts, axis=0))
+    return route.add(concatenated(parts))
 
 
 def flat_apply(

@@ -17,44 +17,55 @@ if TYPE_CHECKING:
     from ..blocks import Placed
 
 
+# numbers of gathered blocks that are held at a time
+SLAB = 1 << 25
+
+
 class ScatterSum:
     """Sums of blocks (nb, p, q) that go to `count` places, without conflicts: (count, p, q).
 
-    The blocks are taken in rounds, in each of which a place receives at most one of them.
+    The blocks are taken in rounds, in each of which a place receives at most one of them; as many rounds at once as fit
+    into a slab of memory, so that few kernels are launched.
 
     Parameters
     ----------
     targets : (nb,) int array
-        The place of each block.
+        The place of each block; what goes to places from `count` on is left out.
     count : int
     """
 
     def __init__(self, targets: IntArray, count: int) -> None:
         order = np.argsort(targets, kind="stable")
-        self.count, self.blocks, self.rounds = count, len(targets), []
+        self.count, self.rounds = count, 0
         # each place has one block: they are only put in order
         self.permutes = len(targets) == count and np.array_equal(targets[order], np.arange(count))
         if self.permutes:
-            self.rounds.append(Indices(order))
+            self._picks = Indices(order)
         elif len(targets):
             first = np.searchsorted(targets[order], np.arange(count))
-            many = np.bincount(targets, minlength=count)
+            many = np.bincount(targets, minlength=count)[:count]
+            self.rounds = int(many.max())
             extended = np.append(order, len(targets))  # one more block stands for "none"
-            for turn in range(int(many.max())):
-                pick = np.where(turn < many, extended[np.minimum(first + turn, len(order))], len(targets))
-                self.rounds.append(Indices(pick))
+            turn = np.arange(self.rounds)[:, None]
+            picks = np.where(turn < many, extended[np.minimum(first + turn, len(order))], len(targets))
+            self._picks = Indices(picks.ravel())
 
     def __call__(self, blocks: Array) -> Array:
         """The sums."""
-        xp = namespace(blocks)
+        if self.permutes:
+            return self._picks.of(blocks)
         if not self.rounds:
             return zeros_beside((self.count, *blocks.shape[1:]), blocks)
-        if self.permutes:
-            return self.rounds[0].of(blocks)
+        xp = namespace(blocks)
         padded = xp.concat([blocks, xp.zeros_like(blocks[:1, ...])], axis=0)
-        total = self.rounds[0].of(padded)
-        for pick in self.rounds[1:]:
-            total = total + pick.of(padded)
+        at_once = max(1, SLAB // max(1, self.count * blocks.shape[1] * blocks.shape[2]))
+        total = None
+        for start in range(0, self.rounds, at_once):
+            stop = min(start + at_once, self.rounds)
+            part = self._picks.of(padded, start * self.count, stop * self.count)
+            if stop - start > 1:
+                part = xp.sum(xp.reshape(part, (stop - start, self.count, *blocks.shape[1:])), axis=0)
+            total = part if total is None else total + part
         return total
 
 
@@ -69,13 +80,20 @@ class Route:
         Places that products go to.
     half : bool
         Blocks off the diagonal also act, as their adjoints, at the mirrored places.
+
+    Attributes
+    ----------
+    mirrored : bool
+        Whether any does. The adjoints of all blocks are then applied, as to pick some would be to copy them, and the
+        products of those on the diagonal are left out of the sums.
     """
 
     def __init__(self, rows: IntArray, cols: IntArray, count: int, half: bool) -> None:
-        mirrored = np.flatnonzero(rows != cols) if half else np.zeros(0, dtype=np.int64)
-        self.sources = Indices(cols)
-        self.mirrored, self.mirrored_sources = Indices(mirrored), Indices(rows[mirrored])
-        self.add = ScatterSum(np.concatenate([rows, cols[mirrored]]), count)
+        off = rows != cols
+        self.mirrored = half and bool(off.any())
+        self.sources, self.mirrored_sources = Indices(cols), Indices(rows)
+        targets = np.concatenate([rows, np.where(off, cols, count)]) if self.mirrored else rows
+        self.add = ScatterSum(targets, count)
 
 
 def route_of(batch: Placed, count: int, *, half: bool, adjointly: bool) -> Route:
