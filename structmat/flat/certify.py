@@ -94,7 +94,9 @@ def in_corners(
     to look at; entries: the `entry_values` of the format.
     """
     each = max(1, rows // len(place))
-    found = corners(a.row_tree, a.col_tree, level, place, WIDER if each >= FEWEST else 1)
+    wider = WIDER if each >= WIDER * FEWEST else 1
+    each //= wider  # of longer rows, fewer
+    found = corners(a.row_tree, a.col_tree, level, place, wider)
     counts = np.diff(found.bounds.reshape(-1, 2, 2), axis=2)[:, :, 0]  # (nb, 2) rows and columns of the corners
     touching = np.flatnonzero(counts[:, 0])
     if not len(touching):
