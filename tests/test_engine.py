@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 
 from structmat.blocks import BlockBatch, NestedBasis
-from structmat.engine import cpu_rank, cpu_sketch, cpu_solve, cpu_ulv, dense, reference
+from structmat.engine import cpu_rank, cpu_sketch, cpu_solve, cpu_ulv, dense, reference, routing
 from structmat.engine.cpu import jit, taken
 from structmat.engine.routing import ScatterSum
 from structmat.nested import NestedStorage
@@ -155,11 +155,20 @@ def test_the_pass_in_other_libraries(xp, rng):
     assert np.allclose(y.reshape(-1, 2), whole @ x.reshape(-1, 2))
 
 
-def test_scatter_sum_by_its_definition(rng):
-    blocks, targets = rng.standard_normal((9, 2, 3)), rng.integers(0, 5, 9)
-    expected = np.zeros((5, 2, 3))
+@pytest.mark.parametrize("slab", [1, 70, 1 << 22])  # one round at a time, two, all
+def test_scatter_sum_by_its_definition(rng, slab, monkeypatch):
+    monkeypatch.setattr(routing, "SLAB", slab)
+    blocks, targets = rng.standard_normal((19, 2, 3)), rng.integers(0, 7, 19)
+    expected = np.zeros((7, 2, 3))
     np.add.at(expected, targets, blocks)
-    assert np.allclose(ScatterSum(targets, 5)(blocks), expected)
+    assert np.allclose(ScatterSum(targets, 5)(blocks), expected[:5])  # what goes beyond is left out
+
+
+def test_scatter_sum_that_only_permutes(rng):
+    blocks, order = rng.standard_normal((6, 2, 3)), rng.permutation(6)
+    assert np.array_equal(ScatterSum(order, 6)(blocks)[order], blocks)
+    assert np.array_equal(ScatterSum(np.arange(6), 6)(blocks), blocks)
+    assert np.array_equal(ScatterSum(np.zeros(0, dtype=np.int64), 3)(blocks[:0]), np.zeros((3, 2, 3)))
 
 
 # -------------------------------------------------------------------------------- rank and interpolation

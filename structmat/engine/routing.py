@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 # numbers of gathered blocks that are held at a time
-SLAB = 1 << 25
+SLAB = 1 << 22
 
 
 class ScatterSum:
