@@ -31,6 +31,12 @@ class Certificate:
         The cost of building and checking: random probes, entries of the matrix evaluated, products with the operator.
     details : dict
         More, by method: for samples the identifiability report.
+
+    Notes
+    -----
+    A build is certified against what it was built from. A sum, a product or a truncation is certified against the exact
+    result for its operands as they are stored: the errors that these have of their own come on top of it, and a sum in
+    which much cancels magnifies them.
     """
 
     asked: float
