@@ -106,7 +106,7 @@ def beside(report: Report, what: str, there: float, here: float, limit: float | 
 
 
 def products(report: Report, device: Device, floors: dict[str, float], name: str, there: Any, limits: bool) -> None:
-    """Products with one vector, as they come and replayed from a graph, and with many, against the floors."""
+    """Products with one vector, as they come and replayed from a graph, against the bandwidth."""
     n, rng = there.shape[1], np.random.default_rng(2)
     x = device.to_device(rng.standard_normal(n))
     share = there.nbytes / device.seconds(lambda: there @ x, 20) / floors["copy"]

@@ -241,7 +241,10 @@ class Recording:
         import torch
 
         if x.device.type != "cuda":
-            raise DeviceError(f"kernels are recorded on a CUDA device only, but the vectors are on {x.device}")
+            raise DeviceError(
+                f"kernels are recorded on a CUDA device only, but the vectors are on {x.device}: move the matrix there "
+                'with A.to_device("gpu"), or multiply with A @ x'
+            )
         self.source = x.detach().clone()
         with torch.cuda.device(x.device):
             aside = torch.cuda.Stream()

@@ -118,11 +118,17 @@ def test_without_torch_the_error_says_what_is_missing(monkeypatch):
         captured.as_torch(np.zeros(3))
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_graph_on_a_gpu(name):
+@pytest.fixture
+def cuda():
+    """Skip where torch has no GPU: a graph cannot be recorded there."""
     if not torch.cuda.is_available():
         pytest.skip("torch finds no CUDA device")
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_graph_on_a_gpu(name):
     a = matrix(name)
     there = a._with_arrays(lambda data: torch.as_tensor(data, device="cuda"))
     rng = np.random.default_rng(4)
@@ -134,10 +140,9 @@ def test_a_graph_on_a_gpu(name):
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
 def test_a_graph_of_arrays_of_cupy():
     cupy = pytest.importorskip("cupy")
-    if not torch.cuda.is_available():
-        pytest.skip("torch finds no CUDA device")
     a = matrix("H2")
     product = sm.CapturedProduct(a.to_device("gpu"), cupy.zeros(N))
     v = np.random.default_rng(5).standard_normal(N)
