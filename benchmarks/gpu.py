@@ -82,7 +82,7 @@ def run(report: Report, quick: bool) -> None:
     h2(report, device, floors, 2**11 if quick else 2**17, quick)
     if not quick:
         large_h2(report, device, floors, 2**20)
-        growth(report, device)
+    growth(report, device, quick)
 
 
 def device_floors(report: Report, device: Device, quick: bool) -> dict[str, float]:
@@ -260,24 +260,57 @@ def large_h2(report: Report, device: Device, floors: dict[str, float], n: int) -
     report.add("H2, 1 / r, large: error that the check of the build estimates", there.certificate.estimate, "", 1e-4)
     report.add("H2, 1 / r, large: build", device.seconds(lambda: h2_build(points, like), 1, 0), "s", 10.0)
     products(report, device, floors, "H2, 1 / r, large", there, True)
+    many_products(report, device, floors, "H2, 1 / r, large", there, 256)
 
 
-def growth(report: Report, device: Device) -> None:
-    """Exponents of the times of problem K over n = 2^16 .. 2^20."""
-    sizes = [2**16, 2**17, 2**18, 2**19, 2**20]
-    taken: dict[str, list[float]] = {name: [] for name in ("build", "product", "ULV", "solve")}
+def growth(report: Report, device: Device, quick: bool) -> None:
+    """Exponents of the times over sizes from 2^16 on, as far as the memory of the device allows."""
+    powers = (9, 10, 11, 12) if quick else (16, 18, 20, 22)
+    exponents(report, "HSS, K", [2**k for k in powers], lambda n: hss_times(device, n), quick)
+    powers = (9, 10, 11, 12) if quick else (16, 17, 18, 19)
+    exponents(report, "H2, 1 / r", [2**k for k in powers], lambda n: h2_times(device, n), quick)
+
+
+def exponents(
+    report: Report, name: str, sizes: list[int], times: Callable[[int], dict[str, float]], quick: bool
+) -> None:
+    """Report how the times grow, and up to which size; small ones (`quick`) have launches in them and no limit."""
+    done: dict[int, dict[str, float]] = {}
     for n in sizes:
-        problem, like = problem_k(n), device.to_device(np.zeros(1))
-        kernel = Cauchy(shift=1.0 / n)
+        try:
+            done[n] = times(n)
+        except sm.exceptions.DeviceMemoryError as error:
+            print(f"{name}, n = {n}: {error}")
+            break
+    for what in done[sizes[0]]:
+        exponent = growth_exponent(list(done), [seconds[what] for seconds in done.values()])
+        note = f"n = {min(done)} .. {max(done)}"
+        report.add(f"{name}: growth exponent of {what}", exponent, "", None if quick else 1.1, note=note)
 
-        def build(points: Any = problem.points, kernel: Any = kernel, like: Any = like) -> sm.HSSMatrix:
-            return sm.HSSMatrix.from_kernel(kernel, points, rtol=RTOL, like=like)
 
-        a, x = build(), device.to_device(np.ones(n))
-        f = a.factorize()
-        taken["build"].append(device.seconds(build, 1, 0))
-        taken["product"].append(device.seconds(lambda a=a, x=x: a @ x, 20))
-        taken["ULV"].append(device.seconds(a.factorize, 2, 1))
-        taken["solve"].append(device.seconds(lambda f=f, x=x: f.solve(x), 10))
-    for name, seconds in taken.items():
-        report.add(f"HSS, K: growth exponent of {name}", growth_exponent(sizes, seconds), "", 1.1)
+def hss_times(device: Device, n: int) -> dict[str, float]:
+    """Seconds of problem K with n points."""
+    points, like = problem_k(n).points, device.to_device(np.zeros(1))
+    kernel = Cauchy(shift=1.0 / n)
+
+    def build() -> sm.HSSMatrix:
+        return sm.HSSMatrix.from_kernel(kernel, points, rtol=RTOL, like=like)
+
+    a, x = build(), device.to_device(np.ones(n))
+    f = a.factorize()
+    return {
+        "build": device.seconds(build, 1, 0),
+        "product": device.seconds(lambda: a @ x, 20),
+        "ULV": device.seconds(a.factorize, 2, 1),
+        "solve": device.seconds(lambda: f.solve(x), 10),
+    }
+
+
+def h2_times(device: Device, n: int) -> dict[str, float]:
+    """Seconds of 1 / r at n points in a cube."""
+    points, like = np.random.default_rng(5).random((n, 3)), device.to_device(np.zeros(1))
+    a, x = h2_build(points, like), device.to_device(np.ones(n))
+    return {
+        "build": device.seconds(lambda: h2_build(points, like), 1, 0),
+        "product": device.seconds(lambda: a @ x, 20),
+    }

@@ -231,6 +231,22 @@ def require_room(needed: int, library: Any, what: str, remedy: str) -> None:
         )
 
 
+# numbers of work space that a product may always have
+WORK_SPACE = 1 << 27
+
+
+def columns_at_once(held: int, x: Array) -> int:
+    """How many columns to work on at once if each holds so many numbers, of the dtype of `x`: at least one.
+
+    All that fit into 1 GB of double precision, and beyond that into a quarter of what is free on the device.
+    """
+    columns = int(x.shape[-1])
+    if held * columns <= WORK_SPACE:
+        return max(1, columns)
+    free = free_bytes(namespace(x)) or 0
+    return min(columns, max(1, max(WORK_SPACE, free // (4 * numpy_dtype(x).itemsize)) // held))
+
+
 class Recording:
     """The kernels of a function of one array of torch, as a CUDA graph that replays all of them with one launch.
 

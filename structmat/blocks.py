@@ -46,6 +46,11 @@ class BlockBatch(Placed):
         """Bytes of the blocks, without those of the node numbers."""
         return array_bytes(self.data)
 
+    @property
+    def extent(self) -> int:
+        """Rows and columns of a block together."""
+        return int(self.data.shape[1]) + int(self.data.shape[2])
+
     def __len__(self) -> int:
         return int(self.data.shape[0])
 
@@ -92,6 +97,11 @@ class LowRankBatch(Placed):
     def nbytes(self) -> int:
         """Bytes of the factors, without those of the node numbers."""
         return array_bytes(self.left) + array_bytes(self.right)
+
+    @property
+    def extent(self) -> int:
+        """Rows and columns of a block together."""
+        return int(self.left.shape[1]) + int(self.right.shape[1])
 
     def __len__(self) -> int:
         return int(self.left.shape[0])

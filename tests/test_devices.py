@@ -77,6 +77,35 @@ def test_products_where_the_matrix_is_and_indices_that_stay_there(xp, copies, na
     assert there.shape == a.shape
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("name", ["HSS", "HODLR", "H", "H2"])
+def test_products_with_many_vectors_stay_in_their_work_space(monkeypatch, name, symmetric):
+    torch = pytest.importorskip("torch")
+    a = matrices(symmetric)[name]
+    there = a._with_arrays(torch.asarray)
+    v = np.random.default_rng(3).standard_normal((N, 41))
+    largest, matmul = [0], torch.matmul
+
+    def watched(x, y):
+        product = matmul(x, y)
+        largest[0] = max(largest[0], product.numel())
+        return product
+
+    monkeypatch.setattr(namespace(torch.zeros(1)), "matmul", watched)
+    whole = there @ torch.asarray(v)
+    at_once, space = largest[0], largest[0] // 2
+    monkeypatch.setattr(_backend, "WORK_SPACE", space)
+    for product, expected in ((lambda: there @ torch.asarray(v), a @ v), (lambda: there.H @ torch.asarray(v), a.H @ v)):
+        largest[0] = 0
+        np.testing.assert_allclose(product().numpy(), expected, atol=1e-11)
+        assert 0 < largest[0] <= space
+    # where the device has more, more columns are taken
+    monkeypatch.setattr(_backend, "free_bytes", lambda library: 4 * 8 * 100 * at_once)
+    largest[0] = 0
+    torch.testing.assert_close(there @ torch.asarray(v), whole)
+    assert largest[0] == at_once
+
+
 @pytest.mark.parametrize("name", ["HSS", "HODLR", "H", "H2"])
 def test_vectors_of_another_library_come_back_as_such(name):
     torch, strict = pytest.importorskip("torch"), pytest.importorskip("array_api_strict")

@@ -6,9 +6,10 @@ the dtype of the matrix or a wider one, to which blocks are converted as they ar
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from .._backend import adjoint, as_dtype_of, concatenated, namespace, zeros_beside
+from .._backend import adjoint, as_dtype_of, columns_at_once, concatenated, namespace, zeros_beside
 from .._typing import Array
 from .routing import route_of
 
@@ -33,6 +34,17 @@ def apply_blocks(batch: BlockBatch, x: Array, count: int, *, half: bool, adjoint
     return route.add(concatenated(parts))
 
 
+def by_columns(
+    function: Callable[[Array], Array], batches: Iterable[BlockBatch | LowRankBatch], x: Array, *, half: bool
+) -> Array:
+    """`function` of x (nodes, q, k), in groups of columns small enough for what its batches gather and multiply."""
+    # products, once more in order, and the summands of some rounds; of mirrored blocks these and their own together
+    held = (4 if half else 2) * max((len(b) * b.extent for b in batches), default=0)
+    many = columns_at_once(held, x)
+    starts = range(0, x.shape[2], many)
+    return concatenated([function(x[:, :, k : k + many]) for k in starts], axis=2) if len(starts) > 1 else function(x)
+
+
 def nested_apply(
     near: BlockBatch,
     couplings: tuple[BlockBatch, ...],
@@ -44,6 +56,22 @@ def nested_apply(
     adjointly: bool,
 ) -> Array:
     """The nested pass: up the tree in the source basis, across, down in the target basis; (leaves, p, k)."""
+
+    def columns(some: Array) -> Array:
+        return _nested(near, couplings, target, source, some, half, adjointly)
+
+    return by_columns(columns, (near, *couplings), x, half=half)
+
+
+def _nested(
+    near: BlockBatch,
+    couplings: tuple[BlockBatch, ...],
+    target: NestedBasis,
+    source: NestedBasis,
+    x: Array,
+    half: bool,
+    adjointly: bool,
+) -> Array:
     xp = namespace(x)
     depth, columns = target.depth, x.shape[2]
     y = apply_blocks(near, x, x.shape[0], half=half, adjointly=adjointly)
@@ -83,6 +111,21 @@ def flat_apply(
     adjointly: bool,
 ) -> Array:
     """The flat pass: gather, multiply, scatter-add, level by level; (leaves, size, k)."""
+
+    def columns(some: Array) -> Array:
+        return _flat(near, far, some, size, half, adjointly)
+
+    return by_columns(columns, (*near, *(batch for level in far for batch in level)), x, half=half)
+
+
+def _flat(
+    near: tuple[BlockBatch, ...],
+    far: tuple[tuple[LowRankBatch, ...], ...],
+    x: Array,
+    size: int,
+    half: bool,
+    adjointly: bool,
+) -> Array:
     xp = namespace(x)
     leaves, q, columns = x.shape
     y = xp.zeros_like(xp.broadcast_to(x[:, :1, :], (leaves, size, columns)))
