@@ -65,6 +65,7 @@ _LAZY: dict[str, str] = {
     "LearnedOperator": ".training.operator",
     "TrainingResult": ".training.train",
     "LBFGS": ".training.final_stages",
+    "AsLinear": ".training.linear",
     "LastLayer": ".training.final_stages",
     "TensorLeaves": ".training.tensor_leaves",
     "train": ".training.train",

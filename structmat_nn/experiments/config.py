@@ -96,9 +96,11 @@ _TRAINING = {
     "precision": _Text(("32", "64", "16-mixed", "bf16-mixed")),
     "validations": _Integer(1),
 }
+_LBFGS = _Section({"iterations": _Integer(1), "history": _Integer(1), "seconds": _Number(0.0)})
 _STAGES = {
     "last layer": _Section({"ridge": _Number(0.0)}),
-    "lbfgs": _Section({"iterations": _Integer(1), "history": _Integer(1), "seconds": _Number(0.0)}),
+    "lbfgs": _LBFGS,
+    "linear lbfgs": _LBFGS,
     "tensor leaves": _Section({"sweeps": _Integer(1), "ridge": _Number(0.0)}),
 }
 _PUBLISHED = {"parameters": _Text(), "error": _Number(0.0), "metric": _Text(), "note": _Text()}

@@ -329,11 +329,16 @@ def _normaliser(name: str) -> Any:
 
 def _final_stages(case: Case, budget: float | None) -> list[Any]:
     """The final stages of a case; iterations take at most as long as the training before them may."""
-    from ..training import LBFGS, LastLayer
+    from ..training import LBFGS, AsLinear, LastLayer
     from ..training.tensor_leaves import TensorLeaves
 
-    kinds = {"last layer": LastLayer, "lbfgs": LBFGS, "tensor leaves": TensorLeaves}
-    limits = {"lbfgs": {"seconds": budget}}
+    kinds: dict[str, Any] = {
+        "last layer": LastLayer,
+        "lbfgs": LBFGS,
+        "linear lbfgs": lambda **options: AsLinear(LBFGS(**options)),
+        "tensor leaves": TensorLeaves,
+    }
+    limits = {name: {"seconds": budget} for name in ("lbfgs", "linear lbfgs")}
     return [kinds[name](**{**limits.get(name, {}), **(options or {})}) for name, options in case.final_stages.items()]
 
 

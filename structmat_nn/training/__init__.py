@@ -1,6 +1,7 @@
 """Training: optimiser, schedule, checkpoints, metrics, final stages."""
 
 from .final_stages import LBFGS, FinalStage, LastLayer, StageData
+from .linear import AsLinear
 from .metrics import evaluate, relative_l2, rollout_errors, trajectory_l2
 from .operator import LearnedOperator
 from .schedule import CosineSchedule
@@ -9,6 +10,7 @@ from .train import Stage, TrainingResult, train
 
 __all__ = [
     "LBFGS",
+    "AsLinear",
     "CosineSchedule",
     "FinalStage",
     "LastLayer",
