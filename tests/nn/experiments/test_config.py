@@ -15,7 +15,10 @@ source: nowhere
 data: {name: poisson1d, size: 32, samples: {train: 20}}
 training: {epochs: 2, batch_size: 8, learning_rate: 1.0e-3, minimum_learning_rate: 1.0e-5}
 models:
-  neural-hss: {options: {rank: 1, levels: 1, depth: 1}, training: {epochs: 3}, final_stages: {last layer: {}}}
+  neural-hss:
+    options: {rank: 1, levels: 1, depth: 1}
+    training: {epochs: 3}
+    final_stages: {last layer: {}, linear lbfgs: {iterations: 10}}
   least-squares:
 reduced: {data: {size: 16}}
 """)

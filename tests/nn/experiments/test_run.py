@@ -45,7 +45,7 @@ def test_every_run_leaves_a_result(results):
     assert len(paths) == len(set(paths)) == len(lines) == 2 * 2 * 4
     assert not list(folder.rglob("*.unfinished"))
     result = read_result(folder / "small" / "neural-hss-n12-seed1.json")
-    assert list(result["metrics"]) == ["adamw", "adamw+last layer"]
+    assert list(result["metrics"]) == ["adamw", "adamw+last layer", "adamw+linear lbfgs"]
     for tests in result["metrics"].values():
         assert {"in span", "white noise", "out of span"} <= set(tests)
         assert all(tests["in span"][metric] > 0 for metric in ("relative_l2", "trajectory_l2"))
@@ -54,7 +54,10 @@ def test_every_run_leaves_a_result(results):
     assert not result["shortened"]
     assert result["chosen_stage"] in result["metrics"]
     assert result["validation"]["adamw"] > 1e-3
-    assert result["evaluated_in"] == {"adamw": "float32", "adamw+last layer": "float64"}
+    assert result["evaluated_in"] == {
+        "adamw": "float32", "adamw+last layer": "float64", "adamw+linear lbfgs": "float64"
+    }  # fmt: skip
+    assert result["validation"]["adamw+linear lbfgs"] < result["validation"]["adamw"]
     assert {"machine", "versions", "date", "parameters", "history", "seconds"} <= set(result)
 
 
