@@ -19,6 +19,7 @@ import torch
 
 from structmat import NonFiniteError
 
+from .bar import Bar
 from .module import TrainingModule
 
 # Parts of the budget after which the number of steps is measured anew: the first steps are not typical.
@@ -77,7 +78,7 @@ class Course(pl.Callback):
         self.seconds_before = 0.0  # of the run before it was continued
         self._mark: tuple[float, int] | None = None  # seconds and step since when the time of a step is measured
         self._replans = 0
-        self._bar = _Bar() if progress else None
+        self._bar = Bar("training", shown=progress)
 
     # ---------------------------------------------------------------------------------- hooks of Lightning
 
@@ -99,8 +100,8 @@ class Course(pl.Callback):
         last = step >= pl_module.schedule.steps
         if last or step % self.interval == 0:
             self._validate(step, trainer, pl_module)
-        if self._bar is not None:
-            self._bar.show(step, pl_module.schedule.steps, self.history)
+        text = f"validation error {self.history[-1]['validation_error']:.2e}" if self.history else ""
+        self._bar.show(step, pl_module.schedule.steps, text)
         if last:
             self.seconds_at_end = self.seconds
             trainer.should_stop = True
@@ -109,8 +110,7 @@ class Course(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Take the bar away."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a continued run needs, in types that load without executing anything."""
@@ -215,23 +215,3 @@ def save_atomically(trainer: pl.Trainer, path: Path | None) -> None:
     trainer.save_checkpoint(unfinished)
     if trainer.is_global_zero:
         os.replace(unfinished, path)
-
-
-class _Bar:
-    """A progress bar on standard error that counts steps and shows the last validation."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True))
-        self._task = self._progress.add_task("", total=None)
-        self._progress.start()
-
-    def show(self, step: int, steps: int, history: list[dict[str, float]]) -> None:
-        text = f"validation error {history[-1]['validation_error']:.2e}" if history else ""
-        self._progress.update(self._task, completed=step, total=steps, description=text)
-
-    def close(self) -> None:
-        self._progress.stop()

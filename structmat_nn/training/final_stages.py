@@ -17,6 +17,7 @@ from structmat._typing import NumpyArray
 
 from ..layers.hss import HSSLinear
 from ..layers.telescopic import inner_matrix
+from .bar import Bar
 from .operator import LearnedOperator, in_evaluation, with_precision
 from .settings import non_negative
 
@@ -25,11 +26,12 @@ _ITERATIONS_AT_ONCE = 10
 
 @dataclass(frozen=True)
 class StageData:
-    """Normalised training pairs in float64, ``(samples, [channels,] *size)``, and the mask of valid points."""
+    """Normalised training pairs in float64, ``(samples, [channels,] *size)``; a mask of valid points; bars or none."""
 
     inputs: Tensor
     outputs: Tensor
     mask: NumpyArray | None = None
+    progress: bool = False
 
 
 class FinalStage(ABC):
@@ -131,14 +133,17 @@ class LBFGS(FinalStage):
             return value
 
         until = math.inf if self.seconds is None else time.perf_counter() + self.seconds
-        with in_evaluation(result):
+        with in_evaluation(result), Bar(self.name, shown=data.progress) as bar:
             with torch.no_grad():
                 start = float(mean_square())
             if start == 0.0 or not math.isfinite(start):
                 return result
             scale = _LBFGS_START / start
-            for _ in range(-(-self.iterations // _ITERATIONS_AT_ONCE)):  # the optimiser keeps its history in between
-                optimiser.step(loss)
+            rounds = -(-self.iterations // _ITERATIONS_AT_ONCE)
+            for k in range(rounds):  # the optimiser keeps its history in between
+                value = float(optimiser.step(loss).detach())
+                text = f"training error {math.sqrt(value / _LBFGS_START):.2e} of that before"
+                bar.show((k + 1) * _ITERATIONS_AT_ONCE, rounds * _ITERATIONS_AT_ONCE, text)
                 if time.perf_counter() >= until:
                     break
         result.zero_grad()

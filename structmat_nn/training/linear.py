@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -99,7 +99,7 @@ def fewer_pairs(data: StageData, rtol: float) -> StageData:
     def combined(fields: Tensor) -> Tensor:
         return (basis.mT @ fields.flatten(1)).reshape(-1, *fields.shape[1:])
 
-    return StageData(combined(data.inputs), combined(data.outputs), data.mask)
+    return replace(data, inputs=combined(data.inputs), outputs=combined(data.outputs))
 
 
 def _slopes(model: nn.Module) -> list[Any]:

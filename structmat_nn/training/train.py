@@ -181,7 +181,7 @@ def train(
     checkpoint_seconds, checkpoint_steps
         Write a checkpoint after this time, and after each such number of steps.
     progress : bool
-        Show a progress bar.
+        Show progress bars.
     specification : dict, optional
         As `LearnedOperator` takes it, so that the operator can be saved.
 
@@ -239,7 +239,7 @@ def train(
             checkpoint_seconds=checkpoint_seconds, checkpoint_steps=checkpoint_steps,
             hardware={"accelerator": accelerator, "devices": devices, "strategy": strategy},
         )  # fmt: skip
-    result = _with_stages(run, final_stages, pairs)
+    result = _with_stages(run, final_stages, pairs, progress)
     if folder is not None:
         if specification is not None:
             result.operator.save(folder / OPERATOR)
@@ -476,11 +476,11 @@ def _check_stages(stages: Sequence[FinalStage]) -> None:
             raise TypeError(f"final_stages must hold LBFGS(..) or LastLayer(..), but it holds {stage!r}")
 
 
-def _with_stages(run: _Run, final_stages: Sequence[FinalStage], pairs: _Prepared) -> TrainingResult:
+def _with_stages(run: _Run, final_stages: Sequence[FinalStage], pairs: _Prepared, progress: bool) -> TrainingResult:
     """Run each final stage from the operator of the first stage; the best by the validation error wins."""
     first = Stage(run.stage, run.operator, run.validation_error, True, run.seconds)
     stages, best = [first], first
-    data = StageData(pairs.inputs, pairs.outputs, pairs.mask)
+    data = StageData(pairs.inputs, pairs.outputs, pairs.mask, progress)
     for final in final_stages:
         started = time.perf_counter()
         operator = final.apply(run.operator, data)

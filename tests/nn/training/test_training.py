@@ -9,6 +9,7 @@ from structmat_nn import HSSLinear, LearnableLeakyReLU, NeuralHSS
 from structmat_nn.data import DataSet, MeanStandardNormaliser, Pairs
 from structmat_nn.training import (
     LBFGS,
+    AsLinear,
     CosineSchedule,
     LastLayer,
     LearnedOperator,
@@ -190,6 +191,14 @@ def test_training_is_silent(capfd):
 def test_progress_bar_counts_steps(capfd):
     train(linear(), small_data(), **QUICK, progress=True)
     assert "12/12" in capfd.readouterr().err
+
+
+def test_final_stages_show_progress_too(capfd):
+    train(linear(), small_data(), **QUICK, progress=True, final_stages=[LBFGS(30), AsLinear(LBFGS(20))])
+    shown = capfd.readouterr().err
+    assert "30/30" in shown
+    assert "20/20" in shown
+    assert "of that before" in shown
 
 
 def test_divergence_is_named():
