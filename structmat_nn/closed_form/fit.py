@@ -123,7 +123,8 @@ def fit(
     IdentifiabilityWarning
         A prior has filled in what the samples leave open; the message shows how much that is.
     StructureWarning
-        No operator of this structure explains the samples to their noise.
+        No operator of this structure explains the samples to their noise, or the noise that was estimated is more than
+        5 % of the outputs.
 
     Notes
     -----

@@ -17,6 +17,7 @@ from structmat._typing import IntArray, NumpyArray
 from structmat.hss.generators import Generators
 from structmat.hss.sketched import Level, Samples, assemble, rise
 
+_LARGEST_RIDGE = 1e280  # what is added to squares must not overflow
 ROUNDING = 64 * float(np.finfo(np.float64).eps)  # relative size of what rounding leaves of an exact cancellation
 
 
@@ -115,7 +116,7 @@ def _side(y: NumpyArray, omega: NumpyArray, rank: int, noise: float, floor: floa
 
 def _explained(y: NumpyArray, omega: NumpyArray, noise: float) -> tuple[NumpyArray, NumpyArray, float]:
     """Y Omega^+ with a ridge, Y N N^H for the null space N of Omega, and the smallest relative singular value."""
-    b, s = omega.shape[1:]
+    b = omega.shape[1]
     if b == 0:
         return np.zeros((*y.shape[:2], 0), dtype=y.dtype), y, np.inf
     q, r = np.linalg.qr(adjoint(omega))  # (nb, s, b), (nb, b, b)
@@ -124,8 +125,9 @@ def _explained(y: NumpyArray, omega: NumpyArray, noise: float) -> tuple[NumpyArr
     beyond = y - coefficients @ adjoint(q)
     largest = np.maximum(values[:, :1], np.finfo(np.float64).tiny)
     # an entry of the block is about as large as the outputs over the inputs: what noise drowns is drawn to zero
-    size = np.mean(np.abs(y) ** 2, axis=(1, 2)) * s / np.maximum(np.sum(values**2, axis=1), np.finfo(np.float64).tiny)
-    ridge = noise**2 / np.maximum(size, np.finfo(np.float64).tiny) if noise else np.zeros(len(y))
+    rows = max(1, y.shape[1])
+    size = np.sum(np.abs(y) ** 2, axis=(1, 2)) / rows / np.maximum(np.sum(values**2, axis=1), np.finfo(np.float64).tiny)
+    ridge = noise**2 / np.maximum(size, max(np.finfo(np.float64).tiny, noise**2 / _LARGEST_RIDGE))
     inverse = values / np.maximum(values**2 + ridge[:, None], (ROUNDING * largest) ** 2 + np.finfo(np.float64).tiny)
     own = ((coefficients @ left) * inverse[:, None, :]) @ right
     return own, beyond, float((values / largest).min())

@@ -30,6 +30,8 @@ from .structure import Structure, choose, recovered, relative_residual, structur
 PROBES = 10  # white-noise inputs by which two matrices are compared
 # an estimated white-noise error above this means that the samples say next to nothing
 HOPELESS = 0.5
+# estimated noise above this, relative to the outputs, may well be a structure that does not fit
+DOUBTFUL = 0.05
 # how much larger than the noise the residual of the right structure may be
 RESIDUAL_MARGIN = 5.0
 EXACT_RESIDUAL = 1e-8  # of samples that are called exact
@@ -273,6 +275,14 @@ class Task:
                 stacklevel=5,
             )
             report = replace(report, advice=(*report.advice, better))
+        elif self.noise is None and noise > DOUBTFUL:
+            doubt = (
+                f"an operator of rank {structure.rank} on leaves of {structure.leaf_size} leaves {noise:.0%} of the "
+                "outputs unexplained, which was taken for noise; if they are better than that, the rank or the order "
+                "of the points is wrong: raise rank, give a tree, or state the noise (noise=)"
+            )
+            warnings.warn(doubt, StructureWarning, stacklevel=5)
+            report = replace(report, advice=(*report.advice, "raise rank, give a tree, or state the noise"))
         return certified(matrix, report), report
 
     def _refit_error(

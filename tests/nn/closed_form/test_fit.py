@@ -429,3 +429,28 @@ def test_near_needs_an_operator_of_the_same_shape(rng):
     pairs = operators.smooth_pairs(operators.dirichlet(64), 20, rng)
     with pytest.raises(sm.ShapeError, match="the operator of the prior Near has shape"):
         fit(*pairs, prior=Near(np.eye(60)))
+
+
+@pytest.mark.parametrize(("n", "samples"), [(128, 36), (14, 8)])
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_an_operator_without_structure_is_not_taken_for_noise_in_silence(n, samples, scale):
+    rng = np.random.default_rng(0)
+    half = rng.standard_normal((n, n))
+    f, dense = rng.standard_normal((samples, n)), scale * (half + half.T)
+    with pytest.warns(sm.StructureWarning, match="of the outputs unexplained, which was taken for noise"):
+        result = fit(f, f @ dense, noise="estimate", rng=0)
+    assert result.report.noise > 0.4
+    assert "raise rank, give a tree, or state the noise" in result.report.advice
+
+
+def test_large_noise_that_is_stated_is_believed():
+    x = np.arange(1, 129) / 129
+    green = np.minimum.outer(x, x) * (1 - np.maximum.outer(x, x))
+    rng = np.random.default_rng(1)
+    f = rng.standard_normal((200, 128))
+    u = f @ green
+    u += 0.1 * np.linalg.norm(u) / np.sqrt(u.size) * rng.standard_normal(u.shape)
+    stated = fit(f, u, noise=0.1, rank=2, rng=0)
+    assert stated.white_noise_error(green, rng=2) < 0.1
+    with pytest.warns(sm.StructureWarning, match="leaves 10% of the outputs unexplained"):
+        fit(f, u, noise="estimate", rank=2, rng=0)
