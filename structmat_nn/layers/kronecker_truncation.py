@@ -12,7 +12,12 @@ import numpy as np
 
 from structmat._typing import NumpyArray
 
-SWEEPS = 200
+SWEEPS, _LOOK = 200, 10
+# operations of all attempts with alternating least squares: some ten seconds
+_EFFORT = 4e10
+_FEW_SLICES = 16
+_GRAM_TERMS = 4096
+_VISIBLE = 1e-6  # relative size of singular values that a Gram matrix shows
 
 
 def fewest_terms(factors: Sequence[NumpyArray], rtol: float, max_terms: int | None) -> tuple[list[NumpyArray], float]:
@@ -51,36 +56,82 @@ def _two_modes(c: list[NumpyArray], rtol: float, max_terms: int | None) -> tuple
 
 
 def _many_modes(c: list[NumpyArray], rtol: float, max_terms: int | None) -> tuple[list[NumpyArray], float]:
-    """As many terms as needed, by growing the number of them; all of them where fewer do not do."""
+    """Few terms: as many as alternating least squares need, or those of the slices of a small mode."""
     size = _difference(c, [a[:, :0] for a in c])
     if size == 0.0:
         return [a[:, :1] * 0.0 for a in c], 0.0
     norms = np.prod([np.linalg.norm(a, axis=0) for a in c], axis=0)
     c = [a[:, norms > 1e-16 * size] for a in c]  # products with zeros, as of a layer that starts as the identity
+    given, goal = c, rtol * size
+    sliced = _by_slices(c, 0.5 * goal)
+    if sliced is not None and sliced[0].shape[1] < c[0].shape[1]:
+        c, goal = sliced, goal - _difference(c, sliced)
     terms = c[0].shape[1]
     cap = terms if max_terms is None else min(max_terms, terms)
-    tried: list[NumpyArray] = []
-    count = 1
+    found, tried = c, [a[:, :0] for a in c]
+    count, effort = min(_fewest(c, rtol), cap), _EFFORT
     while count < terms:
-        guess = _grown(c, tried, count)
-        tried, error = _alternating(c, guess, rtol * size)
-        if error <= rtol * size or count == cap:
-            return tried, error / size
+        tried, error, spent = _alternating(c, _grown(c, tried, count), goal, effort)
+        effort -= spent
+        if error <= goal or count == cap:
+            found = tried
+            break
         count = min(max(count + 1, count * 5 // 4), cap, terms)
-    return c, 0.0
+        if effort <= 0.0:  # the search costs more than what fewer terms would save
+            count = cap
+    return found, (0.0 if found is given else _difference(given, found) / size)
+
+
+def _by_slices(c: list[NumpyArray], goal: float) -> list[NumpyArray] | None:
+    """The terms of singular value decompositions along a small one of three modes, as channels are; None for others."""
+    small = int(np.argmin([len(a) for a in c]))
+    if len(c) != 3 or len(c[small]) > _FEW_SLICES:
+        return None
+    one, other = (c[j] for j in range(3) if j != small)
+    # rotated so that the slices are orthogonal to each other, and most of the sum is in the first ones
+    slices = np.stack([(one * row) @ other.T for row in c[small]])  # (s, p, q)
+    rotation = np.linalg.svd(slices.reshape(len(slices), -1), full_matrices=False)[0]
+    u, values, vt = np.linalg.svd(np.einsum("sr,spq->rpq", rotation, slices), full_matrices=False)
+    order = np.argsort(values, axis=None)  # ascending
+    tails = np.sqrt(np.cumsum(np.sort(values, axis=None) ** 2))
+    kept = order[int(np.searchsorted(tails, goal, side="right")) :][::-1]
+    piece, number = np.unravel_index(kept, values.shape)
+    root = np.sqrt(values[piece, number])
+    found = [rotation[:, piece], u[piece, :, number].T * root, vt[piece, number].T * root]
+    return [found[0], *found[1:]] if small == 0 else [*found[1:][:small], found[0], *found[1:][small:]]
+
+
+def _fewest(c: list[NumpyArray], rtol: float) -> int:
+    """No approximation has fewer terms than the largest rank of an unfolding, as far as its Gram matrix shows it."""
+    terms = c[0].shape[1]
+    if terms > _GRAM_TERMS:
+        return 1
+    needed = 1
+    for mode, own in enumerate(c):
+        rest = [a for j, a in enumerate(c) if j != mode]
+        squares = np.linalg.eigvalsh(own @ _gram(rest, rest) @ own.T)
+        visible = np.cumsum(np.maximum(squares, 0.0))
+        needed = max(needed, int((visible > max(rtol, _VISIBLE) ** 2 * visible[-1]).sum()))
+    return needed
 
 
 def _grown(c: list[NumpyArray], previous: list[NumpyArray], count: int) -> list[NumpyArray]:
-    """The terms found before, and of the given terms the largest that they explain least."""
-    if not previous:
-        previous = [a[:, :0] for a in c]
-    have = previous[0].shape[1]
-    norms = np.prod([np.linalg.norm(a, axis=0) for a in c], axis=0)
-    explained = _gram(c, previous)  # (K, have): inner products of the terms
-    own = np.prod([np.linalg.norm(a, axis=0) for a in previous], axis=0)
-    cosine = np.abs(explained) / np.maximum(norms[:, None] * own[None], 1e-300)
-    score = norms * np.sqrt(np.maximum(1.0 - cosine.max(axis=1, initial=0.0) ** 2, 0.0))
-    chosen = np.argsort(-score)[: count - have]
+    """The terms found before, and given terms that they and each other explain least: a pivoted Cholesky factor."""
+    have, norms = previous[0].shape[1], np.prod([np.linalg.norm(a, axis=0) for a in c], axis=0)
+    values, vectors = np.linalg.eigh(_gram(previous, previous))
+    independent = values > 1e-12 * values.max(initial=0.0)
+    explained = _gram(c, previous) @ (vectors[:, independent] / np.sqrt(values[independent]))
+    known = explained.shape[1]
+    lower = np.concatenate([explained, np.zeros((len(norms), count - have))], axis=1)
+    left = norms**2 - np.sum(explained**2, axis=1)
+    chosen = []
+    for k in range(known, known + count - have):
+        pivot = int(np.argmax(left))
+        chosen.append(pivot)
+        column = _gram(c, [a[:, pivot : pivot + 1] for a in c])[:, 0] - lower[:, :k] @ lower[pivot, :k]
+        lower[:, k] = column / np.sqrt(max(left[pivot], np.finfo(np.float64).tiny))
+        left -= lower[:, k] ** 2
+        left[pivot] = -np.inf
     return [np.concatenate([p, a[:, chosen]], axis=1) for p, a in zip(previous, c, strict=True)]
 
 
@@ -92,26 +143,36 @@ def _gram(a: list[NumpyArray], b: list[NumpyArray]) -> NumpyArray:
     return product
 
 
-def _alternating(c: list[NumpyArray], guess: list[NumpyArray], goal: float) -> tuple[list[NumpyArray], float]:
-    """Alternating least squares from `guess` until the error is at most `goal` or stands still."""
+def _alternating(
+    c: list[NumpyArray], guess: list[NumpyArray], goal: float, effort: float
+) -> tuple[list[NumpyArray], float, float]:
+    """Alternating least squares from `guess`, until the error is at most `goal` or will not be; with what they cost."""
     current = [a.copy() for a in guess]
     best, best_error = current, _difference(c, current)
+    terms, count = c[0].shape[1], guess[0].shape[1]
+    each = sum(4.0 * terms * count * len(a) for a in c) + 30.0 * len(c) * count**3  # operations of a sweep
     for sweep in range(SWEEPS):
-        for mode in range(len(c)):
-            rest = [j for j in range(len(c)) if j != mode]
-            mixed = _gram([c[j] for j in rest], [current[j] for j in rest])  # (K, count)
-            own = _gram([current[j] for j in rest], [current[j] for j in rest])  # (count, count)
-            current[mode] = c[mode] @ np.linalg.lstsq(own, mixed.T, rcond=1e-14)[0].T
-            if mode < len(c) - 1:  # columns of norm one: no mode grows while another shrinks
-                current[mode] = current[mode] / np.maximum(np.linalg.norm(current[mode], axis=0), 1e-300)
-        if sweep % 10 == 9:
+        _sweep(c, current)
+        if sweep % _LOOK == _LOOK - 1:
             error = _difference(c, current)
-            stands_still = error > 0.97 * best_error
+            gain = error / best_error if best_error > 0.0 else 1.0
             if error < best_error:
                 best, best_error = [a.copy() for a in current], error
-            if best_error <= goal or stands_still:
+            hopeless = gain > 0.97 or best_error * gain ** ((SWEEPS - sweep) / _LOOK) > goal
+            if best_error <= goal or hopeless or (sweep + 1) * each > effort:
                 break
-    return best, best_error
+    return best, best_error, (sweep + 1) * each
+
+
+def _sweep(c: list[NumpyArray], current: list[NumpyArray]) -> None:
+    """Solve for each mode in turn, in place."""
+    for mode in range(len(c)):
+        rest = [j for j in range(len(c)) if j != mode]
+        mixed = _gram([c[j] for j in rest], [current[j] for j in rest])  # (K, count)
+        own = _gram([current[j] for j in rest], [current[j] for j in rest])  # (count, count)
+        current[mode] = c[mode] @ np.linalg.lstsq(own, mixed.T, rcond=1e-14)[0].T
+        if mode < len(c) - 1:  # columns of norm one: no mode grows while another shrinks
+            current[mode] = current[mode] / np.maximum(np.linalg.norm(current[mode], axis=0), 1e-300)
 
 
 def _difference(a: list[NumpyArray], b: list[NumpyArray]) -> float:

@@ -7,6 +7,7 @@ import scipy.sparse.linalg as spla
 from structmat import AccuracyWarning
 from structmat.exceptions import NonFiniteError, ShapeError
 from structmat_nn import KroneckerSum
+from structmat_nn.layers import kronecker_truncation
 
 SHAPES = {
     "one mode": [(4, 5)],
@@ -83,6 +84,39 @@ def test_two_modes_are_cut_optimally():
     rearranged = np.einsum("kab,kcd->abcd", *operator.factors).reshape(12, 10)
     best = np.sqrt(np.sum(np.linalg.svd(rearranged, compute_uv=False)[2:] ** 2))
     assert np.isclose(np.linalg.norm(found.to_dense() - operator.to_dense()), best)
+
+
+@pytest.mark.parametrize("small", [0, 1, 2])
+@pytest.mark.parametrize("effort", [0.0, kronecker_truncation._EFFORT])
+def test_channels_bound_the_terms_whatever_the_search_finds(small, effort, monkeypatch):
+    monkeypatch.setattr(kronecker_truncation, "_EFFORT", effort)
+    rng = np.random.default_rng(6)
+    shapes = [(5, 4), (6, 3)]
+    shapes.insert(small, (1, 2))  # two channels to one
+    many = KroneckerSum([rng.standard_normal((300, *shape)) for shape in shapes])
+
+    found = many.truncate(rtol=1e-9)
+
+    # of each channel a 20 x 18 matrix of rank 18; no sum has fewer terms than the rank of its unfolding, 20
+    assert 20 <= found.terms <= 2 * 18
+    error = np.linalg.norm(found.to_dense() - many.to_dense()) / many.norm()
+    assert error <= 1e-9
+    assert found.certificate.upper_bound == pytest.approx(max(error, 2.3e-16), abs=1e-14)
+
+
+def test_a_search_without_hope_ends_with_the_terms_that_are_there(monkeypatch):
+    monkeypatch.setattr(kronecker_truncation, "_EFFORT", 0.0)
+    monkeypatch.setattr(kronecker_truncation, "_FEW_SLICES", 0)
+    rng = np.random.default_rng(7)
+    operator = KroneckerSum([rng.standard_normal((30, 3, 3)) for _ in range(3)])
+    found = operator.truncate(rtol=1e-9)
+    assert found.terms == 30
+    assert np.allclose(found.to_dense(), operator.to_dense(), rtol=0, atol=1e-12 * operator.norm())
+    with pytest.warns(AccuracyWarning, match="raise max_terms"):
+        capped = operator.truncate(rtol=1e-9, max_terms=4)
+    assert capped.terms == 4
+    error = np.linalg.norm(capped.to_dense() - operator.to_dense()) / operator.norm()
+    assert capped.certificate.upper_bound == pytest.approx(error)
 
 
 @pytest.mark.parametrize("modes", [1, 2, 3])
