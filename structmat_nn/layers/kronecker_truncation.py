@@ -71,9 +71,10 @@ def _many_modes(c: list[NumpyArray], rtol: float, max_terms: int | None) -> tupl
     found, tried = c, [a[:, :0] for a in c]
     count, effort = min(_fewest(c, rtol), cap), _EFFORT
     while count < terms:
-        tried, error, spent = _alternating(c, _grown(c, tried, count), goal, effort)
+        last = count == cap  # a number that was asked for gets the best there is, however far that is from the goal
+        tried, error, spent = _alternating(c, _grown(c, tried, count), goal, np.inf if last else effort)
         effort -= spent
-        if error <= goal or count == cap:
+        if error <= goal or last:
             found = tried
             break
         count = min(max(count + 1, count * 5 // 4), cap, terms)
@@ -146,7 +147,10 @@ def _gram(a: list[NumpyArray], b: list[NumpyArray]) -> NumpyArray:
 def _alternating(
     c: list[NumpyArray], guess: list[NumpyArray], goal: float, effort: float
 ) -> tuple[list[NumpyArray], float, float]:
-    """Alternating least squares from `guess`, until the error is at most `goal` or will not be; with what they cost."""
+    """Alternating least squares from `guess`, until the error is at most `goal` or will not be; with what they cost.
+
+    With an infinite effort until it stands still.
+    """
     current = [a.copy() for a in guess]
     best, best_error = current, _difference(c, current)
     terms, count = c[0].shape[1], guess[0].shape[1]
@@ -158,8 +162,8 @@ def _alternating(
             gain = error / best_error if best_error > 0.0 else 1.0
             if error < best_error:
                 best, best_error = [a.copy() for a in current], error
-            hopeless = gain > 0.97 or best_error * gain ** ((SWEEPS - sweep) / _LOOK) > goal
-            if best_error <= goal or hopeless or (sweep + 1) * each > effort:
+            hopeless = np.isfinite(effort) and best_error * gain ** ((SWEEPS - sweep) / _LOOK) > goal
+            if best_error <= goal or gain > 0.97 or hopeless or (sweep + 1) * each > effort:
                 break
     return best, best_error, (sweep + 1) * each
 
