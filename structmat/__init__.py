@@ -99,7 +99,7 @@ _LAZY = {
     "solve": ".solvers",
     "trace_of_solve": ".linalg",
 }
-_LAZY_MODULES = ("bem", "gallery", "gp", "kernelfunctions", "plot", "testing")
+_LAZY_MODULES = ("bem", "gallery", "gp", "h2", "kernelfunctions", "lowrank", "plot", "testing")
 
 
 def __getattr__(name: str) -> Any:

@@ -178,28 +178,45 @@ class KernelSource(EntrySource):
             return self.kernel(x, y)
         return self.kernel.entries(x, y, i % self.components, j % self.components)  # type: ignore[attr-defined]
 
-    def against(self, index: IntArray, proxies: IntArray, points: NumpyArray, *, adjointly: bool) -> NumpyArray:
+    def against(self, index: IntArray, proxies: IntArray, points: NumpyArray, *, adjointly: bool) -> Array:
         """The kernel between indices (nb, p) and other points, points[proxies] (nb, q), as (nb, p, q).
 
         Adjointly, the points are the first argument, and the indices those of columns. Zero where one is negative. With
         several components each point is there as often, and proxy k is its component k % components.
         """
-        shown = points[:, 0] if self.row_points.ndim == 1 else points
         i, j = np.maximum(index, 0), np.maximum(proxies, 0)
-        x, y = (shown, self.col_points) if adjointly else (self.row_points, shown)
-        rows, cols = (j, i) if adjointly else (i, j)
-        if self.batched:
-            values = self._values(_as_columns(x)[rows], _as_columns(y)[cols], rows, cols)
-        else:
-            pairs = zip(rows, cols, strict=True)
-            values = np.stack([np.asarray(self._values(x[a], y[b], a, b)) for a, b in pairs])
-        self.evaluated += values.size
-        values = np.asarray(values).astype(self.dtype, copy=False)
-        block = values.swapaxes(1, 2) if adjointly else values
-        if not np.isfinite(block).all():
-            raise NonFiniteError(f"{self._describe()} is not finite at points around those of the matrix")
+        mine, shown = _as_columns(self.col_points if adjointly else self.row_points)[i], points[j]
+        values = self._checked(self._of_points(shown, mine, j, i) if adjointly else self._of_points(mine, shown, i, j))
+        block = transpose(values) if adjointly else values
         inside = (index >= 0)[:, :, None] & (proxies >= 0)[:, None, :]
-        return block if inside.all() else np.where(inside, block, 0)
+        xp = namespace(block)
+        return block if inside.all() else xp.where(like(inside, block), block, xp.zeros_like(block))
+
+    def at(self, x: Array, y: Array) -> Array:
+        """The kernel between points that are none of the matrix, (nb, p, d) and (nb, q, d), as (nb, p, q).
+
+        Several components make it (nb, components p, components q).
+        """
+        if self.components > 1:
+            x, y = (np.repeat(points, self.components, axis=1) for points in (x, y))
+        i, j = (np.broadcast_to(np.arange(points.shape[1]), points.shape[:2]) for points in (x, y))
+        return self._checked(self._of_points(x, y, i, j))
+
+    def _of_points(self, x: Array, y: Array, i: IntArray, j: IntArray) -> Array:
+        """The values for batches of points with d coordinates; i and j tell their components, where there are any."""
+        if self.batched:
+            values = np.asarray(self._values(x, y, i, j))
+        else:
+            x, y = (p[..., 0] if self.row_points.ndim == 1 else p for p in (x, y))
+            values = np.stack([np.asarray(self._values(*four)) for four in zip(x, y, i, j, strict=True)])
+        return values.astype(self.dtype, copy=False)
+
+    def _checked(self, values: Array) -> Array:
+        xp = namespace(values)
+        self.evaluated += int(np.prod(values.shape))
+        if not bool(xp.all(xp.isfinite(values))):
+            raise NonFiniteError(f"{self._describe()} is not finite at points around those of the matrix")
+        return values
 
     def _describe(self) -> str:
         return f"the kernel {getattr(self.kernel, '__name__', type(self.kernel).__name__)}(x, y)"
@@ -247,15 +264,9 @@ class DeviceKernelSource(KernelSource):
 
     def blocks(self, rows: Array, cols: Array, *, turned: bool = False) -> Array:
         """As `EntrySource.blocks`, on the device; where kernels take batches, the indices may be there too."""
-        if self.batched:
-            values = self.kernel(*(take(p, _not_negative(index)) for p, index in
-                                   zip(self._columns, (rows, cols), strict=True)))  # fmt: skip
-        else:
-            pairs = zip(_not_negative(rows), _not_negative(cols), strict=True)
-            x, y = self._there
-            values = namespace(x).stack([self.kernel(take(x, i), take(y, j)) for i, j in pairs], axis=0)
+        x, y = (take(p, _not_negative(index)) for p, index in zip(self._columns, (rows, cols), strict=True))
+        values = self._of_points(x, y)
         xp = namespace(values)
-        values = cast(values, self.dtype)
         self.evaluated += int(np.prod(values.shape))
         inside = (rows >= 0)[:, :, None] & (cols >= 0)[:, None, :]
         if not is_numpy(inside):
@@ -265,6 +276,14 @@ class DeviceKernelSource(KernelSource):
         if not bool(xp.all(xp.isfinite(values))):
             self._require_finite_batch(to_numpy(values), to_numpy(rows), to_numpy(cols))
         return transpose(values) if turned else values
+
+    def _of_points(self, x: Array, y: Array, i: IntArray | None = None, j: IntArray | None = None) -> Array:
+        x, y = (like(p, self._there[0]) if is_numpy(p) else p for p in (x, y))
+        if self.batched:
+            return cast(self.kernel(x, y), self.dtype)
+        x, y = (p[..., 0] if self.row_points.ndim == 1 else p for p in (x, y))
+        pairs = (self.kernel(x[k, ...], y[k, ...]) for k in range(x.shape[0]))
+        return cast(namespace(x).stack(list(pairs), axis=0), self.dtype)
 
     def pairs(self, i: IntArray, j: IntArray) -> NumpyArray:
         """As `EntrySource.pairs`."""

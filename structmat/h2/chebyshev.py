@@ -17,15 +17,18 @@ from typing import Any
 import numpy as np
 
 from .. import _check
-from .._backend import one_blas_thread
-from .._typing import NumpyArray
-from ..blocks import NestedBasis, RaggedBasis, RaggedBatch
+from .._backend import cast, is_numpy, like, namespace, take, to_numpy, transpose
+from .._typing import Array, NumpyArray
+from ..blocks import RaggedBasis, RaggedBatch
 from ..certificate import Certificate
+from ..engine import dense
+from ..flat.build import near_blocks
 from ..flat.fused import CompiledSource
-from ..lowrank.chebyshev import _kernel_values, _lagrange
+from ..lowrank.chebyshev import _lagrange
 from ..partition import BlockPartition
-from ..sources import KernelSource
+from ..sources import DeviceKernelSource, KernelSource
 from ..tree import ClusterTree
+from .batched_build import CHUNK_BYTES as DEVICE_CHUNK_BYTES
 from .blocks import H2Blocks
 from .certify import by_entries
 from .interpolative import CHUNK_BYTES, near_field
@@ -35,6 +38,9 @@ TRIED, POINTS = 8, 24
 # of the tolerance, what the interpolation may take: the recompression takes the rest
 ACCEPTED = 0.3
 HIGHEST, ATTEMPTS = 24, 3
+
+# of each level the triangles R and the Chebyshev points
+Triangles = list[tuple[Array, NumpyArray]]
 
 
 @dataclass(frozen=True)
@@ -132,8 +138,9 @@ def _tried(source: KernelSource, partition: BlockPartition, level: int, places: 
         local = _local(tree.coordinates[position], centre[nodes], half[nodes])
         parts.append((tree.perm[position], *_lagrange(local, centre[nodes], half[nodes], order)))
     (rows, left, x), (cols, right, y) = parts
-    values = left @ _kernel_values(source, x, y) @ right.swapaxes(1, 2)
-    return float(np.sqrt((np.abs(values - source.blocks(rows, cols)) ** 2).mean()))
+    values = left @ to_numpy(source.at(x, y)) @ right.swapaxes(1, 2)
+    error = values - to_numpy(source.blocks(rows, cols))
+    return float(np.sqrt((np.abs(error) ** 2).mean()))
 
 
 def _box(tree: ClusterTree, level: int) -> tuple[NumpyArray, NumpyArray]:
@@ -146,58 +153,83 @@ def _local(x: NumpyArray, centre: NumpyArray, half: NumpyArray) -> NumpyArray:
     return np.clip((x - centre) / np.where(half > 0, half, 1.0), -1.0, 1.0)
 
 
-def _basis(tree: ClusterTree, order: int, dtype: Any) -> tuple[RaggedBasis, list[tuple[NumpyArray, NumpyArray]]]:
+def _basis(tree: ClusterTree, order: int, source: KernelSource) -> tuple[RaggedBasis, Triangles]:
     """Orthonormal bases; and for each level their triangles R, U = Q R, and the Chebyshev points (nodes, m^d, d)."""
-    levels: list[NumpyArray] = []
-    found: list[tuple[NumpyArray, NumpyArray]] = []
+    beside = source.zeros((0,))
+    levels: list[Array] = []
+    found: Triangles = []
     for level in range(tree.depth, 0, -1):
         centre, half = _box(tree, level)
         if level == tree.depth:
-            place = np.arange(tree.leaf_size)
-            inside = place < tree.sizes(level)[:, None]
-            position = np.minimum(tree.starts(level)[:, None] + place, tree.n - 1)
-            values, points = _lagrange(_local(tree.coordinates[position], centre, half), centre, half, order)
-            values[~inside] = 0.0
+            inside, x = _leaves(tree)
+            values, points = _lagrange(like(_local(x, centre, half), beside), centre, half, order)
+            values = values * like(inside[:, :, None].astype(np.float64), beside)
         else:
             triangle, below = found[-1]
             parent = np.repeat(np.arange(1 << level), 2)
-            values, _ = _lagrange(_local(below, centre[parent], half[parent]), centre[parent], half[parent], order)
+            x = like(_local(below, centre[parent], half[parent]), beside)
+            values = dense.matmul(triangle, _lagrange(x, centre[parent], half[parent], order)[0])
+            values = namespace(values).reshape(values, (1 << level, 2 * values.shape[1], values.shape[2]))
             points = _lagrange(np.zeros_like(centre), centre, half, order)[1]
-            values = (triangle @ values).reshape(1 << level, -1, values.shape[2])
-        q, r = np.linalg.qr(values)
-        levels.append(q.astype(dtype, copy=False))
+        q, r = dense.qr(values)
+        levels.append(namespace(q).reshape(transpose(cast(q, source.dtype)), (-1,)))
         found.append((r, points))
-    ranks = tuple(np.full(len(q), q.shape[2]) for q in levels[::-1])
-    return RaggedBasis.of(NestedBasis(tuple(levels[::-1]), ranks)), found[::-1]
+    ranks = tuple(np.full(len(points), r.shape[1]) for r, points in found[::-1])
+    return RaggedBasis(tuple(levels[::-1]), ranks, tree.leaf_size), found[::-1]
+
+
+def _leaves(tree: ClusterTree) -> tuple[NumpyArray, NumpyArray]:
+    """Which places of the leaves hold points, (leaves, leaf_size), and the points."""
+    place = np.arange(tree.leaf_size)
+    position = np.minimum(tree.starts(tree.depth)[:, None] + place, tree.n - 1)
+    return place < tree.sizes(tree.depth)[:, None], tree.coordinates[position]
 
 
 def _blocks(
     source: KernelSource, compiled: CompiledSource | None, stored: BlockPartition, order: int, symmetric: bool
 ) -> H2Blocks:
     rows, cols = _trees(stored)
-    near = np.empty((len(stored.near[stored.depth]), rows.leaf_size, cols.leaf_size), dtype=source.dtype)
-    dense = near_field(source, compiled, stored, near)
-    with one_blas_thread():  # small matrices
-        row_basis, left = _basis(rows, order, source.dtype)
-        col_basis, right = (row_basis, left) if cols is rows else _basis(cols, order, source.dtype)
-        couplings = tuple(
-            _couplings(source, stored.far[level], left[level - 1], right[level - 1])
-            for level in range(1, stored.depth + 1)
-        )
-    return H2Blocks(dense, couplings, row_basis, row_basis if symmetric else col_basis, symmetric)
+    row_basis, left = _basis(rows, order, source)
+    col_basis, right = (row_basis, left) if cols is rows else _basis(cols, order, source)
+    if isinstance(source, DeviceKernelSource):
+        _require_room(source, stored, left, right)
+        near = near_blocks(source, stored)[-1]
+    else:
+        data = np.empty((len(stored.near[stored.depth]), rows.leaf_size, cols.leaf_size), dtype=source.dtype)
+        near = near_field(source, compiled, stored, data)
+    couplings = tuple(
+        _couplings(source, stored.far[level], left[level - 1], right[level - 1]) for level in range(1, stored.depth + 1)
+    )
+    return H2Blocks(near, couplings, row_basis, row_basis if symmetric else col_basis, symmetric)
+
+
+def _require_room(source: DeviceKernelSource, stored: BlockPartition, left: Triangles, right: Triangles) -> None:
+    """Raise a `DeviceMemoryError` where the matrix does not fit there before its recompression."""
+    numbers = sum(
+        len(far) * r.shape[1] * s.shape[1] for far, (r, _), (s, _) in zip(stored.far[1:], left, right, strict=True)
+    )
+    p, q = stored.row_tree.leaf_size, stored.col_tree.leaf_size
+    # couplings thrice: recompression weighs them, and products pad them
+    source.require_room(
+        len(stored.near[stored.depth]) * p * q + 3 * numbers, "this matrix before its recompression",
+        "choose far_field=SampledFarField(), a lower order, a larger rtol, or build on the CPU",
+    )  # fmt: skip
 
 
 def _couplings(
-    source: KernelSource, places: NumpyArray, left: tuple[NumpyArray, NumpyArray], right: tuple[NumpyArray, NumpyArray]
+    source: KernelSource, places: NumpyArray, left: tuple[Array, NumpyArray], right: tuple[Array, NumpyArray]
 ) -> RaggedBatch:
     """The kernel between Chebyshev points, in terms of the orthonormal bases."""
     (r, x), (s, y) = left, right
     nodes, others = places[:, 0].copy(), places[:, 1].copy()
-    p, q = r.shape[1], s.shape[1]
-    data = np.empty((len(places), p, q), dtype=source.dtype)
-    step = max(1, CHUNK_BYTES // max(1, 8 * x.shape[1] * y.shape[1]))
+    (p, m), (q, n) = r.shape[1:], s.shape[1:]
+    data = source.zeros((len(places), p, q))
+    r, s, x, y = (cast(r, source.dtype), cast(s, source.dtype), like(x, data), like(y, data))
+    chunk = CHUNK_BYTES if is_numpy(data) else DEVICE_CHUNK_BYTES
+    step = max(1, chunk // max(1, 8 * m * n))
     for k in range(0, len(places), step):
-        part = slice(k, k + step)
-        core = _kernel_values(source, x[nodes[part]], y[others[part]])
-        data[part] = r[nodes[part]] @ core @ s[others[part]].swapaxes(1, 2)
-    return RaggedBatch(data.reshape(-1), nodes, others, np.full(len(places), p), np.full(len(places), q))
+        one, other = nodes[k : k + step], others[k : k + step]
+        core = source.at(take(x, one), take(y, other))
+        data[k : k + len(one), ...] = dense.matmul(dense.matmul(take(r, one), core), transpose(take(s, other)))
+    flat = namespace(data).reshape(data, (-1,))
+    return RaggedBatch(flat, nodes, others, np.full(len(places), p), np.full(len(places), q))

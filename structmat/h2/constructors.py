@@ -33,7 +33,7 @@ from ..tree import ClusterTree, as_tree_pair
 from . import batched_build, dense, interpolative
 from .chebyshev import ChebyshevInterpolation
 from .partitions import for_nested_bases
-from .sampled import FarField, SampledFarField
+from .sampled import FarField
 from .structure import warn_if_oscillatory
 
 # attempts with tighter tolerances of the nodes, or more samples, before the tolerance is declared out of reach
@@ -216,8 +216,8 @@ class H2Constructors:
             memory or less, for slower products. For kernels with a compiled form.
         like : array, optional
             Build where this array is: an array of CuPy, or a torch tensor. The kernel takes and returns arrays of that
-            library, as the objects of `structmat.kernelfunctions` do. With `SampledFarField()`; samples and skeletons
-            are chosen by the rules of the CPU, but where rounding decides between two the choice may differ.
+            library, as the objects of `structmat.kernelfunctions` do. Samples, proxies and skeletons are chosen by the
+            rules of the CPU, but where rounding decides between two the choice may differ.
         rtol, atol, max_rank, admissibility, partition, rng, progress
             As in `from_entries`.
 
@@ -240,8 +240,8 @@ class H2Constructors:
         (True, True)
         """
         rows, cols = _point_sets(points, column_points, bool(symmetric))
-        if like is not None and not is_numpy(like):
-            _require_what_devices_take(far_field, on_the_fly=on_the_fly)
+        if on_the_fly and not (like is None or is_numpy(like)):
+            raise DeviceError("builds on a device store their blocks: leave out like=, or on_the_fly=True")
         source = kernel_source(kernel, rows, cols, like)
         given = tree if partition is None else _trees_of(partition, tree)
         trees = _kernel_trees(given, source.row_points, source.col_points, leaf_size, same=column_points is None)
@@ -334,15 +334,6 @@ class H2Constructors:
             max_probes=limit, rng=_check.generator(rng), progress=progress or _silent,
         )  # fmt: skip
         return finished(result, result.certificate, cap)
-
-
-def _require_what_devices_take(far_field: Any, *, on_the_fly: bool) -> None:
-    """Raise a `DeviceError` unless batched skeletons can be chosen."""
-    if on_the_fly or not isinstance(far_field, SampledFarField | None):
-        raise DeviceError(
-            "builds on a device store their blocks and take far_field=SampledFarField(): leave out like= for "
-            f"{'on_the_fly=True' if on_the_fly else type(far_field).__name__}"
-        )
 
 
 def _from_source(

@@ -174,11 +174,11 @@ class Side:
             return self.source.blocks(mine, other)
         return conj(self.source.blocks(other, mine, turned=True))
 
-    def against(self, mine: IntArray, proxies: IntArray, points: NumpyArray) -> NumpyArray:
+    def against(self, mine: IntArray, proxies: IntArray, points: NumpyArray) -> Array:
         """Blocks of the kernel, or of its adjoint, between indices (nb, p) of this side and some of `points`."""
         assert isinstance(self.source, KernelSource)
         block = self.source.against(mine, proxies, points, adjointly=self.adjointly)
-        return block.conj() if self.adjointly and block.dtype.kind == "c" else block
+        return conj(block) if self.adjointly else block
 
     def _interpolate(self, found: Factored, rows: Skeletons, caps: IntArray, heights: IntArray) -> None:
         counts, ranks = np.diff(rows.pointers), found.ranks

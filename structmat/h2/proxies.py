@@ -20,7 +20,7 @@ import numpy as np
 import scipy.linalg as sla
 
 from .. import _check
-from .._backend import one_blas_thread, parallel_ranges
+from .._backend import one_blas_thread, parallel_ranges, squared_norms, to_numpy
 from .._typing import IntArray, NumpyArray
 from ..engine import cpu_skeleton
 from ..sources import KernelSource
@@ -262,7 +262,7 @@ class SeenProxies:
         for k in range(0, len(nodes), step):
             part = nodes[k : k + step]
             block = self.side.weighted(rows.positions[few[part]], samples, part)
-            result[part] = np.sqrt((np.abs(block) ** 2).sum(axis=2).mean(axis=1))
+            result[part] = np.sqrt(to_numpy(squared_norms(block, axis=2)).mean(axis=1))
         return result
 
     def _calibrated(self, rows: Skeletons, tails: NumpyArray, proxies: Samples, actual: Samples) -> float | None:
@@ -298,7 +298,7 @@ class _Test:
     def of(cls, side: Side, rows: Skeletons, node: int, tail: float, proxies: Samples, actual: Samples) -> _Test:
         mine = rows.positions[rows.pointers[node] : rows.pointers[node + 1]][None]
         one = np.array([node])
-        shown, seen = (side.weighted(mine, s, one)[0] for s in (proxies, actual))
+        shown, seen = (to_numpy(side.weighted(mine, s, one))[0] for s in (proxies, actual))
         triangle, order = sla.qr(shown.conj().T, mode="r", pivoting=True)
         triangle = triangle[: min(triangle.shape)]
         squares = np.append((np.abs(triangle) ** 2).sum(axis=1), 0.0)
@@ -401,11 +401,9 @@ def _between(side: Side, inner: NumpyArray, outer: NumpyArray) -> NumpyArray:
     source = side.source
     assert isinstance(source, KernelSource)
     centre = 0.5 * (side.tree.boxes[0][0] + side.tree.boxes[0][1])
-    x, y = (p[:, 0] + centre[0] if source.row_points.ndim == 1 else p + centre for p in (inner, outer))
-    x, y = (y, x) if side.adjointly else (x, y)
-    local = KernelSource(source.kernel, x, y)
-    block = local.block(np.arange(local.shape[0]), np.arange(local.shape[1]))
-    source.evaluated += local.evaluated
+    x, y = inner + centre, outer + centre
+    values = source.at(y[None], x[None]) if side.adjointly else source.at(x[None], y[None])
+    block = to_numpy(values)[0]
     if side.adjointly:
         block = block.conj().T
     c = source.components

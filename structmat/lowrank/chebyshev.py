@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import _check
-from .._typing import IntArray, NumpyArray
+from .._backend import like, namespace
+from .._typing import Array, IntArray, NumpyArray
 from ..engine import dense
 from ..sources import EntrySource, KernelSource
 from . import guard
@@ -106,22 +106,9 @@ def _interpolated(source: KernelSource, rows: IntArray, cols: IntArray, order: i
     left, nodes_x = _lagrange(*_boxes(source.row_points, rows), order)
     right, nodes_y = _lagrange(*_boxes(source.col_points, cols), order)
     left[rows < 0], right[cols < 0] = 0, 0
-    core = _kernel_values(source, nodes_x, nodes_y)
+    core = source.at(nodes_x, nodes_y)
     right = dense.matmul(right.astype(core.dtype), core.conj().swapaxes(1, 2))
     return left.astype(core.dtype), right
-
-
-def _kernel_values(source: KernelSource, x: NumpyArray, y: NumpyArray) -> NumpyArray:
-    """The kernel between points x and y (nb, m, d), counted and checked like entries."""
-    if source.batched:
-        values = np.asarray(source.kernel(x, y))
-    else:
-        flat = source.row_points.ndim == 1
-        pairs = zip(x[..., 0], y[..., 0], strict=True) if flat else zip(x, y, strict=True)
-        values = np.stack([np.asarray(source.kernel(one, other)) for one, other in pairs])
-    source.evaluated += values.size
-    _check.finite(values, "the kernel at the Chebyshev points")
-    return values.astype(source.dtype, copy=False)
 
 
 def _boxes(points: NumpyArray, index: IntArray) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
@@ -133,18 +120,18 @@ def _boxes(points: NumpyArray, index: IntArray) -> tuple[NumpyArray, NumpyArray,
     return np.clip((x - centre) / np.where(half > 0, half, 1.0), -1.0, 1.0), centre, half
 
 
-def _lagrange(x: NumpyArray, centre: NumpyArray, half: NumpyArray, order: int) -> tuple[NumpyArray, NumpyArray]:
+def _lagrange(x: Array, centre: NumpyArray, half: NumpyArray, order: int) -> tuple[Array, NumpyArray]:
     """The Lagrange polynomials of the tensor Chebyshev points, (nb, p, m^d), and these points, (nb, m^d, d).
 
     In one dimension, at the zeros t_j of T_m, L_j(x) = (T_0 + 2 sum_k T_k(t_j) T_k(x)) / m: no division, so that points
     may coincide.
     """
-    nb, p, dimension = x.shape
-    degrees, angles = np.arange(order), np.pi * (np.arange(order) + 0.5) / order
+    xp, (nb, p, dimension) = namespace(x), x.shape
+    degrees, angles = np.arange(float(order)), np.pi * (np.arange(order) + 0.5) / order
     matrix = np.cos(degrees[:, None] * angles) * np.where(degrees > 0, 2.0, 1.0)[:, None] / order
-    values = np.cos(degrees * np.arccos(x)[..., None]) @ matrix  # (nb, p, d, m)
-    tensor = values[:, :, 0]
+    values = xp.cos(like(degrees, x) * xp.acos(x)[..., None]) @ like(matrix, x)  # (nb, p, d, m)
+    tensor = values[:, :, 0, :]
     for axis in range(1, dimension):
-        tensor = (tensor[..., None] * values[:, :, axis, None]).reshape(nb, p, -1)
+        tensor = xp.reshape(tensor[..., None] * values[:, :, axis, None, :], (nb, p, order ** (axis + 1)))
     grid = np.stack(np.meshgrid(*[np.cos(angles)] * dimension, indexing="ij"), axis=-1).reshape(-1, dimension)
     return tensor, centre + half * grid

@@ -11,7 +11,7 @@ from structmat import _backend
 from structmat.exceptions import DeviceError, DeviceMemoryError
 from structmat.h2 import ragged
 from structmat.h2.ragged import Ragged, copy
-from structmat.kernelfunctions import Exponential, Laplace
+from structmat.kernelfunctions import Exponential, Helmholtz, Laplace
 from structmat.linalg import inner
 
 from .test_algebra import some_ragged
@@ -105,6 +105,82 @@ def test_kernels_are_built_where_the_points_are(dimension, symmetric, rtol):
     np.testing.assert_allclose((a @ v).numpy(), back @ v.numpy(), rtol=1e-10)
 
 
+FAR_FIELDS = {
+    "surface": sm.h2.ProxySurface(), "selected": sm.h2.SelectedProxies(), "chebyshev": sm.h2.ChebyshevInterpolation(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("far_field", FAR_FIELDS)
+@pytest.mark.parametrize(
+    ("dimension", "symmetric", "rtol", "dtype"),
+    [(2, True, 1e-6, np.float64), (2, False, 1e-3, np.float32), (3, False, 1e-3, np.float64)],
+)
+def test_far_fields_are_known_there_as_on_the_cpu(far_field, dimension, symmetric, rtol, dtype):
+    rng = np.random.default_rng(3)
+    x = rng.random((700, dimension)).astype(dtype)
+    y = x if symmetric else rng.random((400, dimension)).astype(dtype) + dtype(0.1)
+    kernel, dense = Laplace(dim=dimension), Laplace(dim=dimension)(x.astype(float), y.astype(float))
+    options = {"rtol": rtol, "symmetric": symmetric, "leaf_size": 20, "far_field": FAR_FIELDS[far_field]}
+    options |= {} if symmetric else {"column_points": y}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sm.exceptions.StructureWarning)  # few points
+        a = sm.H2Matrix.from_kernel(kernel, x, **options, like=torch.zeros(1))
+        here = sm.H2Matrix.from_kernel(kernel, x, **options)
+    assert type(a._storage._example) is torch.Tensor
+    assert a.dtype == here.dtype
+    assert a.certificate.met
+    assert relative(a, dense) <= rtol
+    assert relative(a.H, dense.T) <= rtol
+    assert abs(a.max_rank - here.max_rank) <= 2
+    assert np.linalg.norm(a.to_dense() - here.to_dense()) <= 2 * rtol * np.linalg.norm(dense)
+
+
+def test_far_fields_of_complex_kernels_and_plain_functions():
+    rng = np.random.default_rng(4)
+    x, y = rng.random((2, 400, 3))
+    kernel = Helmholtz(wavenumber=3.0, dim=3)
+    for far_field in FAR_FIELDS.values():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", sm.exceptions.StructureWarning)  # few points
+            a = sm.H2Matrix.from_kernel(
+                kernel, x, column_points=y, rtol=1e-3, leaf_size=20, far_field=far_field, like=LIKE
+            )
+        assert a.dtype == np.complex128
+        assert relative(a, kernel(x, y)) <= 1e-3
+        assert relative(a.H, kernel(x, y).conj().T) <= 1e-3
+    x = rng.random((500, 2))
+
+    def exponential(x, y):
+        return torch.exp(-torch.cdist(x, y)) if isinstance(x, torch.Tensor) else np.exp(-cdist(x, y))
+
+    for far_field in (sm.h2.SelectedProxies(), sm.h2.ChebyshevInterpolation()):
+        b = sm.H2Matrix.from_kernel(exponential, x, rtol=1e-5, leaf_size=20, far_field=far_field, like=LIKE)
+        assert relative(b, exponential(x, x)) <= 1e-5
+    line = np.linspace(0.0, 1.0, 400)
+
+    def green(s, t):
+        return abs(s[:, None] - t)
+
+    green.is_greens_function = True
+    for far_field in (sm.h2.ProxySurface(), sm.h2.ChebyshevInterpolation()):
+        c = sm.H2Matrix.from_kernel(green, line, rtol=1e-10, leaf_size=20, far_field=far_field, like=LIKE)
+        assert relative(c, green(line, line)) <= 1e-10
+        assert c.max_rank <= 3
+
+
+def test_kernels_that_are_not_finite_at_proxies_are_refused():
+    x = np.random.default_rng(0).random((400, 2))
+
+    def kernel(x, y):
+        inside = ((y > 0.0) & (y < 1.0)).all(axis=-1) if isinstance(y, np.ndarray) else ((y > 0) & (y < 1)).all(dim=-1)
+        values = cdist(x, y) if isinstance(x, np.ndarray) else torch.cdist(x, y)
+        return values / (inside * 1.0)
+
+    for like in (None, LIKE):
+        with np.errstate(all="ignore"), pytest.raises(sm.NonFiniteError, match="not finite at points around those"):
+            sm.H2Matrix.from_kernel(kernel, x, leaf_size=20, far_field=sm.h2.SelectedProxies(), like=like)
+
+
 def test_two_point_sets_and_complex_functions_of_batches():
     rng = np.random.default_rng(1)
     x, y = rng.random((300, 2)), rng.random((170, 2)) + 0.1
@@ -135,15 +211,14 @@ def test_plain_functions_and_the_largest_rank():
 
 def test_what_cannot_be_built_on_a_device_says_so(monkeypatch):
     x, kernel = np.random.default_rng(0).random((600, 2)), Laplace(dim=2)
-    with pytest.raises(DeviceError, match="leave out like= for on_the_fly=True"):
+    with pytest.raises(DeviceError, match="leave out like=, or on_the_fly=True"):
         sm.H2Matrix.from_kernel(kernel, x, on_the_fly=True, like=LIKE)
-    with pytest.raises(DeviceError, match="leave out like= for ChebyshevInterpolation"):
-        sm.H2Matrix.from_kernel(kernel, x, far_field=sm.h2.ChebyshevInterpolation(), like=LIKE)
-    for what, free in (
-        ("near field of this matrix takes", [1000]),
-        ("near field of this matrix, with couplings", [10**9, 1000]),
+    for what, free, far_field in (
+        ("the near field of this matrix takes", [1000], None),
+        ("the near field of this matrix, with couplings", [10**9, 1000], None),
+        ("this matrix before its recompression", [10**9, 1000], sm.h2.ChebyshevInterpolation()),
     ):
         left = iter(free)
         monkeypatch.setattr(_backend, "free_bytes", lambda library, left=left: next(left))
-        with pytest.raises(DeviceMemoryError, match=f"the {what}"):
-            sm.H2Matrix.from_kernel(kernel, x, leaf_size=20, rtol=1e-4, like=LIKE)
+        with pytest.raises(DeviceMemoryError, match=what):
+            sm.H2Matrix.from_kernel(kernel, x, leaf_size=20, rtol=1e-4, far_field=far_field, like=LIKE)
