@@ -13,9 +13,10 @@ import numpy as np
 from .. import certify
 from .._typing import IntArray, NumpyArray
 from ..certificate import Certificate
+from ..lowrank.closest import FEWEST
 from ..sources import EntrySource
 from ..tree import ClusterTree
-from .corners import FEWEST, WIDER, corners
+from .corners import WIDER, corners
 from .entries import entry_values
 
 if TYPE_CHECKING:

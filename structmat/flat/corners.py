@@ -1,8 +1,4 @@
-"""Where clusters touch: the part of a weakly admissible block in which kernels vary most.
-
-Samples spread over a block miss an error that sits in a corner of it, and so does cross approximation when it looks for
-its next row. So the rows and columns that are closest to the other cluster are looked at, all of them.
-"""
+"""Where the clusters of a partition touch (see `structmat.lowrank.closest`), for all blocks of a level."""
 
 from __future__ import annotations
 
@@ -10,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._typing import IntArray, NumpyArray
+from .._typing import IntArray
+from ..lowrank.closest import ETA, how_many
 from ..partition import StrongAdmissibility
 from ..tree import ClusterTree
 
 # clusters at a smaller distance for their size touch
-APART = StrongAdmissibility(eta=8.0)
-FEWEST, MOST = 32, 192
+APART = StrongAdmissibility(eta=ETA)
 # where kernels decay fast an error may be left just outside of a corner: a check looks at corners so many times as wide
 # as those that a first search has seen
 WIDER = 3
@@ -72,7 +68,7 @@ def _closest(
             points = own.coordinates.take(starts[part, None] + np.arange(size), axis=0)  # (np, size, d)
             gap = np.maximum(0.0, np.maximum(lows[part, None] - points, points - highs[part, None]))
             distance = np.square(gap).sum(axis=2)
-            counts = _how_many(distance, points.shape[2], wider)
+            counts = how_many(distance, points.shape[2], wider)
             for count in np.unique(counts).tolist():
                 rows = np.flatnonzero(counts == count)
                 if count == size:
@@ -86,13 +82,3 @@ def _closest(
     for which, close in found:
         positions[starts[which, None] + np.arange(close.shape[1])] = close
     return positions, lengths
-
-
-def _how_many(distance: NumpyArray, dimension: int, wider: int) -> IntArray:
-    """How many points of each node to look at, from their squared distances (nb, size).
-
-    More where a face is shared, not a point; and all that lie in the other box, up to a limit, where boxes overlap.
-    """
-    size = distance.shape[1]
-    count = min(size, wider * min(MOST, max(FEWEST, int(2.0 * size ** (1.0 - 1.0 / dimension)))))
-    return np.maximum(count, np.minimum(wider * MOST, np.count_nonzero(distance == 0.0, axis=1)))

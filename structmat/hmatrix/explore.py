@@ -393,7 +393,7 @@ class Trial(_Search):
             pending = pending[more]
             if not len(pending) or attempt == RESTARTS:
                 return
-            self.add_crosses(pending, worst[more])
+            self.add_crosses(pending, worst[more], patience=1 << attempt)
             self.sample = guard.draw(self.source, self.rows[pending], self.cols[pending], self.rng)
 
     def factors(self, tail: float) -> tuple[NumpyArray, NumpyArray, IntArray, NumpyArray]:

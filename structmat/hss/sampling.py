@@ -132,7 +132,7 @@ def _neighbours(
     tree: ClusterTree, other: ClusterTree, level: int, owner: IntArray, start: IntArray, stop: IntArray,
     rule: SamplingRule,
 ) -> tuple[IntArray, NumpyArray]:  # fmt: skip
-    """The points of leaves next to t: all in d > 1; in one dimension the nearest, then ever fewer."""
+    """The points of leaves next to t: all in d > 1, and where it overlaps t; else the nearest, then ever fewer."""
     slots = start[:, None] + np.arange(other.leaf_size)
     inside = slots < stop[:, None]
     slots = np.minimum(slots, other.n - 1)
@@ -141,13 +141,20 @@ def _neighbours(
     low, high = (corner[owner] for corner in tree.boxes[level])  # (pairs, 1)
     x = other.coordinates[slots, 0]
     distance = np.where(inside, np.maximum(np.maximum(low - x, x - high), 0.0), np.inf)
+    # clusters of two sets may overlap: what is inside of t is not known from some of it
+    overlapping = (distance == 0.0).sum(axis=1) > rule.nearest
     order = np.argsort(distance, axis=1, kind="stable")
     picks = [*range(rule.nearest)]
     while picks[-1] < other.leaf_size - 1:
         picks.append(min(other.leaf_size - 1, max(picks[-1] + 1, int(1.4 * picks[-1]))))
-    chosen = np.take_along_axis(slots, order[:, picks], axis=1)
     stands_for = np.diff(np.array([-1, *picks]))
-    return chosen, np.where(np.take_along_axis(inside, order[:, picks], axis=1), np.sqrt(stands_for), 0.0)
+    if not overlapping.any():
+        chosen = np.take_along_axis(slots, order[:, picks], axis=1)
+        return chosen, np.where(np.take_along_axis(inside, order[:, picks], axis=1), np.sqrt(stands_for), 0.0)
+    weights = np.zeros(slots.shape)
+    np.put_along_axis(weights, order[:, picks], np.sqrt(stands_for), axis=1)
+    weights[overlapping] = 1.0
+    return slots, weights * inside
 
 
 def _padded(owner: IntArray, position: IntArray, weight: NumpyArray, count: int) -> tuple[IntArray, NumpyArray]:

@@ -140,7 +140,7 @@ class _Search:
         """Crosses until they get small, and a check; those that fail it again, from their worst row."""
         pending, starts = np.arange(len(self.rows)), self.starts
         for attempt in range(RESTARTS + 1):
-            self.add_crosses(pending, starts)
+            self.add_crosses(pending, starts, patience=1 << attempt)
             if attempt:  # the first sample has decided nothing but where to start
                 self.sample = guard.draw(self.source, self.rows[pending], self.cols[pending], self.rng)
             worst = self.check(pending)
@@ -163,8 +163,9 @@ class _Search:
         visited = self.visited[blocks[:, None], i]
         return _at_largest(i, np.where(visited, -1.0, np.abs(values)))
 
-    def add_crosses(self, active: IntArray, picks: IntArray) -> None:
-        """Crosses for the active blocks, from the given rows on, until they are small."""
+    def add_crosses(self, active: IntArray, picks: IntArray, patience: int) -> None:
+        """Crosses for the active blocks, from the given rows on, until `patience` in a row are small."""
+        small = np.zeros(len(self.rows), dtype=np.int64)
         while len(active):
             row_values, pivots, sizes = self.residual_rows(active, picks)
             # a row that is zero, up to rounding, gives no cross and no next row: the check finds one
@@ -173,7 +174,8 @@ class _Search:
             if not len(active):
                 return
             norms, picks = self.add_columns(active, row_values, pivots)
-            more = (norms > CROSS * self.tolerances(active)) & (picks >= 0) & (self.ranks[active] < self.limits[active])
+            small[active] = np.where(norms > CROSS * self.tolerances(active), 0, small[active] + 1)
+            more = (small[active] < patience) & (picks >= 0) & (self.ranks[active] < self.limits[active])
             active, picks = active[more], picks[more]
 
     def residual_rows(self, active: IntArray, picks: IntArray) -> tuple[NumpyArray, IntArray, NumpyArray]:

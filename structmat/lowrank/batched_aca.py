@@ -43,7 +43,7 @@ def find_crosses(
     sample, finished = guard.draw(source, rows, cols, rng), []
     starts = _at_largest(sample.i, abs(sample.values))
     for attempt in range(RESTARTS + 1):
-        search.add_crosses(starts)
+        search.add_crosses(starts, patience=1 << attempt)
         if attempt:  # the first sample has decided nothing but where to start
             sample = guard.draw(source, search.rows, search.cols, rng)
         estimates, worst = search.check(sample)
@@ -101,18 +101,19 @@ class _Search:
         left, right = (_lines(f, at) for f, at in ((self.left, i), (self.right, j)))
         rest = sample.values - xp.sum(left * conj(right), axis=2)
         sizes = abs(rest) ** 2
-        estimates = np.sqrt(sample.area * to_numpy(xp.sum(sizes, axis=1, dtype=xp.float64)))
+        weighted = cast(sizes, np.dtype(np.float64)) * like(sample.area, sizes)
+        estimates = np.sqrt(to_numpy(xp.sum(weighted, axis=1)))
         seen = xp.reshape(take(xp.reshape(self.visited, (-1,)), i), sizes.shape)
         return estimates, _at_largest(sample.i, xp.where(seen, -xp.ones_like(sizes), sizes))
 
-    def add_crosses(self, starts: IntArray) -> None:
-        """Crosses for all blocks, from the given rows on, until they are small."""
+    def add_crosses(self, starts: IntArray, patience: int) -> None:
+        """Crosses for all blocks, from the given rows on, until `patience` in a row are small."""
         xp, pick = self.xp, like(starts, self.left)
         rows, cols = (like(index, self.left) for index in (self.rows, self.cols))
         nb, p, q = len(self.rows), self.rows.shape[1], self.cols.shape[1]
         block, slots = xp.arange(nb, device=self.device), xp.arange(p, device=self.device)
         limits = like(self.limits, self.left)
-        active = self.ranks < limits
+        active, small = self.ranks < limits, xp.zeros_like(self.ranks)
         while bool(xp.any(active)):
             values = self.source.blocks(_chosen(rows, block * p + pick), cols)
             row = values - matmul(_lines(self.left, block * p + pick), adjoint(self.right))  # (nb, 1, q)
@@ -140,8 +141,8 @@ class _Search:
             pick = xp.argmax(heights, axis=1)
             rounding = NOISE * self.eps * xp.sqrt(self.squares)
             wanted = xp.where(rounding > self.tail, rounding, xp.full_like(rounding, self.tail))
-            active = active & (xp.sqrt(square) > CROSS * wanted) & (xp.max(heights, axis=1) >= 0)
-            active = active & (self.ranks < limits)
+            small = xp.where(xp.sqrt(square) > CROSS * wanted, xp.zeros_like(small), small + 1)
+            active = active & (small < patience) & (xp.max(heights, axis=1) >= 0) & (self.ranks < limits)
 
     def _flat(self, places: IntArray, index: IntArray) -> Array:
         """Places (nb, m) within blocks as positions among the rows (or columns) of all, on the device."""

@@ -3,7 +3,8 @@
 Which entries: each row and each column of a block comes equally often, in random pairs, so that no row or column goes
 unseen. Where single entries cannot be evaluated in one call: a whole row, a whole column, and a grid of random rows and
 columns, one in each of as many strata. Each entry stands for p q / m others, so that the sum of squares over the
-sample, times p q / m, estimates the squared Frobenius norm without bias.
+sample, times p q / m, estimates the squared Frobenius norm without bias. Where the clusters of a kernel's block touch,
+the entries of the corner (`closest`) come on top, each for itself.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from .._backend import namespace
 from .._typing import IntArray, NumpyArray
 from ..sources import EntrySource
+from .closest import Closest, closest
 from .compressor import block_norms
 
 # the true error may be this many times the estimate, and the tolerance shrinks by SHARE for what no sample shows
@@ -34,8 +36,8 @@ class EntrySample:
         Rows and columns within the block, never padding (unless the block is nothing but padding).
     values : (nb, m) array
         The entries there.
-    area : (nb,) array
-        How many entries of the block each stands for.
+    area : (nb, m) array
+        How many entries of the block each stands for; 0 for those that fill up the array.
     """
 
     i: IntArray
@@ -45,7 +47,7 @@ class EntrySample:
 
     def norms(self, values: NumpyArray) -> NumpyArray:
         """Estimated Frobenius norms (nb,) of blocks with these values at the places of the sample."""
-        return np.sqrt(self.area) * block_norms(values)
+        return block_norms(np.sqrt(self.area) * values)
 
     def part(self, blocks: IntArray) -> EntrySample:
         """The sample of some of the blocks."""
@@ -63,8 +65,28 @@ def draw(source: EntrySource, rows: IntArray, cols: IntArray, rng: np.random.Gen
     scattered = getattr(source, "batched", False)
     i, j, values = (_scattered if scattered else _lines_and_grid)(source, rows, cols, count, rng)
     known = (np.take_along_axis(rows, i, 1) >= 0) & (np.take_along_axis(cols, j, 1) >= 0)
-    area = (rows >= 0).sum(axis=1) * (cols >= 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
-    return EntrySample(i, j, values, area)
+    each = (rows >= 0).sum(axis=1) * (cols >= 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    sample = EntrySample(i, j, values, np.broadcast_to(each[:, None], i.shape))
+    corners = closest(source, rows, cols)
+    return sample if corners is None else _with_corners(sample, source, rows, cols, corners)
+
+
+def _with_corners(
+    sample: EntrySample, source: EntrySource, rows: IntArray, cols: IntArray, corners: Closest
+) -> EntrySample:
+    """The sample with the entries of the corners on top."""
+    values = source.blocks(np.take_along_axis(rows, corners.rows, 1), np.take_along_axis(cols, corners.cols, 1))
+    xp, shape = namespace(values), tuple(values.shape)
+    flat = xp.reshape(values, (len(rows), -1))
+    i, j = (np.broadcast_to(at, shape).reshape(flat.shape) for at in
+            (corners.rows[:, :, None], corners.cols[:, None, :]))  # fmt: skip
+    some = [np.arange(size) < count[:, None] for size, count in
+            zip(shape[1:], (corners.row_counts, corners.col_counts), strict=True)]  # fmt: skip
+    area = (some[0][:, :, None] & some[1][:, None, :]).reshape(flat.shape).astype(np.float64)
+    return EntrySample(
+        np.concatenate([sample.i, i], axis=1), np.concatenate([sample.j, j], axis=1),
+        xp.concat([sample.values, flat], axis=1), np.concatenate([sample.area, area], axis=1),
+    )  # fmt: skip
 
 
 def _scattered(

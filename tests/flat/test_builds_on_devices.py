@@ -53,6 +53,27 @@ def test_two_point_sets_and_plain_functions_of_batches(like, cls):
     assert relative(a, kernel(x, y)) <= 1e-6
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_clusters_of_two_sets_that_overlap(seed):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(seed)
+    x, y, kernel = rng.random(400), rng.random(700), Exponential(length=0.3)
+    for rtol in (1e-3, 1e-6):
+        a = sm.HODLRMatrix.from_kernel(
+            kernel, x, column_points=y, rtol=rtol, leaf_size=40, like=torch.zeros(1, dtype=torch.float64)
+        )
+        assert a.certificate.met
+        assert relative(a, kernel(x, y)) <= rtol
+
+
+def test_singular_values_that_decay_slowly_take_few_restarts():
+    torch = pytest.importorskip("torch")
+    x, kernel = np.random.default_rng(0).random((2000, 2)), Exponential(length=0.3)
+    a = sm.HODLRMatrix.from_kernel(kernel, x, rtol=1e-3, symmetric=True, like=torch.zeros(1, dtype=torch.float64))
+    assert relative(a, kernel(x, x)) <= 1e-3
+    assert a.certificate.entries < 0.35 * 2000**2
+
+
 def test_blocks_that_fall_into_parts_are_not_cut_short():
     torch = pytest.importorskip("torch")
     # a kernel that sees only like colours: each admissible block is two that do not see each other

@@ -9,7 +9,7 @@ import structmat as sm
 from structmat.engine import cpu_kernels
 from structmat.flat import build as flat_build
 from structmat.flat import fused as flat_fused
-from structmat.flat.corners import FEWEST, corners
+from structmat.flat.corners import corners
 from structmat.kernelfunctions import (
     Cauchy,
     Exponential,
@@ -22,6 +22,7 @@ from structmat.kernelfunctions import (
     ThinPlateSpline,
     Yukawa,
 )
+from structmat.lowrank.closest import FEWEST
 
 KERNELS = [
     Laplace(dim=2),
@@ -272,3 +273,21 @@ def test_one_half_shows_the_error_of_both(cls):
     assert full.certificate.estimate == pytest.approx(half.certificate.estimate, rel=0.2)
     assert full.certificate.estimate == pytest.approx(relative_error(full, dense), rel=0.5)
     np.testing.assert_allclose(full.to_dense(), full.to_dense().T, atol=1e-13)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_two_sets_of_points_on_a_line(seed):
+    """Clusters of the rows overlap those of the columns, and the kink of the kernel is where they do."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.random(300 + 100 * seed), rng.random(700)
+    dense = np.exp(-abs(x[:, None] - y) / 0.3)
+
+    def plain(x, y):
+        return np.exp(-abs(x[:, None] - y) / 0.3)
+
+    for kernel in (plain, Exponential(length=0.3)):
+        for cls in (sm.HSSMatrix, sm.HODLRMatrix, sm.HMatrix, sm.H2Matrix):
+            for rtol in (1e-3, 1e-7):
+                a = cls.from_kernel(kernel, x, column_points=y, rtol=rtol, leaf_size=40)
+                assert a.certificate.met, (cls, rtol)
+                assert np.linalg.norm(a.to_dense() - dense) <= rtol * np.linalg.norm(dense)

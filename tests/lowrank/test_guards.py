@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 from structmat.lowrank import ACA, RandomizedRange, TruncatedSVD
+from structmat.lowrank.closest import closest
 from structmat.lowrank.compressor import DenseSource
+from structmat.sources import KernelSource
 from tests.lowrank.problems import KERNELS, admissible_blocks, errors
 
 BATCHES, PER_BATCH = 9, 20  # with six kernels 1080 blocks
@@ -51,6 +54,50 @@ def test_estimates_are_within_a_factor_of_three(rng, name, method):
     assert len(ratios) > 60
     inside = [1 / 3 <= ratio <= 3 for ratio in ratios]
     assert np.mean(inside) >= 0.95
+
+
+def exponential(x, y):
+    return np.exp(-cdist(np.atleast_2d(x.T).T, np.atleast_2d(y.T).T) / 0.3)
+
+
+def test_singular_values_that_decay_slowly_take_few_restarts():
+    """Clusters that share a face: a cross may be small long before all that is left is."""
+    x = np.random.default_rng(0).random((3000, 2))
+    left, right = x[x[:, 0] < 0.5], x[x[:, 0] >= 0.5]
+    for rtol in (1e-2, 1e-3):
+        found = ACA(rtol)(exponential, left, right, rng=0)
+        dense = exponential(left, right)
+        assert np.linalg.norm(dense - found.left @ found.right.conj().T) <= rtol * np.linalg.norm(dense)
+        assert not found.fell_back
+        assert found.entries < 0.3 * dense.size
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_left_in_a_corner_is_seen(seed):
+    """Intervals that overlap at one end: 1 in 2000 entries tells of the kink there."""
+    rng = np.random.default_rng(seed)
+    x, y = np.sort(rng.random(600)), 0.985 + rng.random(600)
+    found = ACA(1e-6)(exponential, x, y, rng=seed)
+    dense = exponential(x, y)
+    assert found.rank > 3
+    assert np.linalg.norm(dense - found.left @ found.right.conj().T) <= 1e-6 * np.linalg.norm(dense)
+
+
+def test_corners_are_the_closest_points():
+    rng = np.random.default_rng(0)
+    x = rng.random((400, 2))
+    source = KernelSource(exponential, x, x + [0.0, 3.0])
+    rows = np.stack([np.flatnonzero(x[:, 0] < 0.4)[:100], np.flatnonzero(x[:, 0] < 0.4)[:100]])
+    assert closest(source, rows, rows) is None  # nothing touches
+    assert closest(DenseSource(np.zeros((9, 9))), np.arange(9)[None], np.arange(9)[None]) is None  # no points
+    source = KernelSource(exponential, x, x)
+    cols = np.stack([np.flatnonzero(x[:, 0] > 0.4)[:90], np.flatnonzero(x[:, 0] > 0.9)[[*range(20)] * 4 + [0] * 10]])
+    cols[1, 20:] = -1
+    found = closest(source, rows, cols)
+    assert found.row_counts.tolist() == [32, 0]
+    assert found.col_counts.tolist() == [32, 0]
+    assert np.array_equal(np.sort(found.rows[0]), np.sort(np.argsort(-x[rows[0], 0])[:32]))
+    assert np.array_equal(np.sort(found.cols[0]), np.sort(np.argsort(x[cols[0], 0])[:32]))
 
 
 def test_the_sampled_part_of_the_estimate_alone(rng, monkeypatch):
