@@ -20,7 +20,6 @@ from ..blocks import BlockBatch, LowRankBatch
 from ..engine import dense
 from ..flat.build import padded_indices
 from ..flat.storage import FlatBlocks, by_rank, merged
-from ..lowrank import guard
 from ..lowrank.aca import ACCEPTED, RESTARTS, _Search
 from ..lowrank.recompress import recompress
 from ..sources import EntrySource
@@ -367,6 +366,8 @@ class Explorer:
 class Trial(_Search):
     """A search for crosses that gives up where few do not do, and that may begin with factors that are known."""
 
+    corners = False  # blocks whose clusters touch are tried and given up by the dozen
+
     def __init__(
         self, source: EntrySource, rows: IntArray, cols: IntArray, tail: float, rng: np.random.Generator,
         crosses: int = CROSSES,
@@ -394,7 +395,7 @@ class Trial(_Search):
             if not len(pending) or attempt == RESTARTS:
                 return
             self.add_crosses(pending, worst[more], patience=1 << attempt)
-            self.sample = guard.draw(self.source, self.rows[pending], self.cols[pending], self.rng)
+            self.sample = self.drawn(pending)
 
     def factors(self, tail: float) -> tuple[NumpyArray, NumpyArray, IntArray, NumpyArray]:
         """The crosses recompressed: left factors with orthonormal columns, right ones, ranks, norms left out."""

@@ -11,6 +11,7 @@ blocks that fall into parts that do not see each other, as those of double layer
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -101,6 +102,8 @@ class ACA(Compressor):
 class _Search:
     """The crosses of a batch of blocks while they are being found."""
 
+    corners: ClassVar[bool] = True  # whether the entries where clusters touch are looked at
+
     def __init__(
         self,
         source: EntrySource,
@@ -126,8 +129,12 @@ class _Search:
         self.visited = rows < 0  # rows that were pivots, or are padding
         self.estimates = np.full(nb, np.inf)  # of what the crosses leave
         self.failed = np.zeros(nb, dtype=bool)
-        self.sample = guard.draw(source, rows, cols, rng)
+        self.sample = self.drawn(np.arange(len(rows)))
         self.starts = _at_largest(self.sample.i, np.abs(self.sample.values))
+
+    def drawn(self, blocks: IntArray) -> guard.EntrySample:
+        """A fresh sample of the given blocks."""
+        return guard.draw(self.source, self.rows[blocks], self.cols[blocks], self.rng, corners=self.corners)
 
     def tolerances(self, blocks: IntArray) -> NumpyArray:
         """Of the given blocks, not below rounding."""
@@ -142,7 +149,7 @@ class _Search:
         for attempt in range(RESTARTS + 1):
             self.add_crosses(pending, starts, patience=1 << attempt)
             if attempt:  # the first sample has decided nothing but where to start
-                self.sample = guard.draw(self.source, self.rows[pending], self.cols[pending], self.rng)
+                self.sample = self.drawn(pending)
             worst = self.check(pending)
             bad = self.estimates[pending] > ACCEPTED * self.tolerances(pending)
             full = self.ranks[pending] >= self.limits[pending]

@@ -47,7 +47,7 @@ class Closest:
 
 
 def closest(source: EntrySource, rows: IntArray, cols: IntArray) -> Closest | None:
-    """Those of the blocks at rows (nb, p) and columns (nb, q); None where no clusters touch, or indices have no points."""
+    """Those of blocks at rows (nb, p) and columns (nb, q); None where no clusters touch, or indices have no points."""
     if not isinstance(source, KernelSource) or source.row_points.shape[1:] != source.col_points.shape[1:]:
         return None
     inside = [index >= 0 for index in (rows, cols)]

@@ -59,16 +59,18 @@ class EntrySample:
         return self.values - np.einsum("bmk,bmk->bm", rows, cols.conj())
 
 
-def draw(source: EntrySource, rows: IntArray, cols: IntArray, rng: np.random.Generator) -> EntrySample:
-    """A fresh sample of the blocks at rows (nb, p) and columns (nb, q)."""
+def draw(
+    source: EntrySource, rows: IntArray, cols: IntArray, rng: np.random.Generator, *, corners: bool = True
+) -> EntrySample:
+    """A fresh sample of the blocks at rows (nb, p) and columns (nb, q); without `corners` of spread entries only."""
     count = SAMPLES * max(rows.shape[1], cols.shape[1]) + 64
     scattered = getattr(source, "batched", False)
     i, j, values = (_scattered if scattered else _lines_and_grid)(source, rows, cols, count, rng)
     known = (np.take_along_axis(rows, i, 1) >= 0) & (np.take_along_axis(cols, j, 1) >= 0)
     each = (rows >= 0).sum(axis=1) * (cols >= 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     sample = EntrySample(i, j, values, np.broadcast_to(each[:, None], i.shape))
-    corners = closest(source, rows, cols)
-    return sample if corners is None else _with_corners(sample, source, rows, cols, corners)
+    touching = closest(source, rows, cols) if corners else None
+    return sample if touching is None else _with_corners(sample, source, rows, cols, touching)
 
 
 def _with_corners(

@@ -68,10 +68,10 @@ def test_clusters_of_two_sets_that_overlap(seed):
 
 def test_singular_values_that_decay_slowly_take_few_restarts():
     torch = pytest.importorskip("torch")
-    x, kernel = np.random.default_rng(0).random((2000, 2)), Exponential(length=0.3)
-    a = sm.HODLRMatrix.from_kernel(kernel, x, rtol=1e-3, symmetric=True, like=torch.zeros(1, dtype=torch.float64))
-    assert relative(a, kernel(x, x)) <= 1e-3
-    assert a.certificate.entries < 0.35 * 2000**2
+    x, kernel = np.random.default_rng(0).random((3000, 2)), Exponential(length=0.3)
+    a = sm.HODLRMatrix.from_kernel(kernel, x, rtol=1e-2, symmetric=True, like=torch.zeros(1, dtype=torch.float64))
+    assert relative(a, kernel(x, x)) <= 1e-2
+    assert a.certificate.entries < 0.3 * 3000**2
 
 
 def test_blocks_that_fall_into_parts_are_not_cut_short():

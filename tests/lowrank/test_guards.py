@@ -62,7 +62,7 @@ def exponential(x, y):
 
 def test_singular_values_that_decay_slowly_take_few_restarts():
     """Clusters that share a face: a cross may be small long before all that is left is."""
-    x = np.random.default_rng(0).random((3000, 2))
+    x = np.random.default_rng(0).random((4000, 2))
     left, right = x[x[:, 0] < 0.5], x[x[:, 0] >= 0.5]
     for rtol in (1e-2, 1e-3):
         found = ACA(rtol)(exponential, left, right, rng=0)
