@@ -29,6 +29,7 @@ CROSS, ACCEPTED = 0.2, 0.3
 RESTARTS = 8  # checks that may fail before all entries of a block are evaluated
 EXTRA = 8  # crosses beyond `max_rank`: the recompression then chooses among more
 SMALL = 16  # blocks with no more rows or columns are evaluated in full: that costs no more than the crosses
+WHOLE = 128 * 128  # blocks of no more entries too, as one call takes less time than some dozen: what is left is known
 NOISE = 8.0  # residuals below this many units of rounding carry no information
 
 
@@ -70,7 +71,7 @@ class ACA(Compressor):
             raise ValueError(f'pivoting must be "partial" or "full", but it is {self.pivoting!r}')
 
     def _numbers(self, p: int, q: int) -> int:
-        return 3 * p * q if self.pivoting == "full" else 32 * (p + q)
+        return 3 * p * q if self.pivoting == "full" else max(32 * (p + q), 3 * min(p * q, WHOLE))
 
     def _chunk(
         self,
@@ -83,18 +84,24 @@ class ACA(Compressor):
     ) -> LowRankBatch:
         if self.pivoting == "full":
             return _full(source.blocks(rows, cols), self.rtol, tail, max_rank)
+        heights, widths = (rows >= 0).sum(axis=1), (cols >= 0).sum(axis=1)
+        small = np.minimum(heights, widths) <= SMALL
+        whole = (heights * widths <= WHOLE) & ~small
+        some = ~(small | whole)
         batch = empty_batch((*rows.shape, cols.shape[1]), source.dtype)
-        small = np.minimum((rows >= 0).sum(axis=1), (cols >= 0).sum(axis=1)) <= SMALL
-        if not small.all():
-            some = ~small
-            search = _Search(
-                source, rows[some], cols[some], self.rtol, None if tail is None else tail[some], max_rank, rng
-            )
+
+        def tails(blocks: NumpyArray) -> NumpyArray | None:
+            return None if tail is None else tail[blocks]
+
+        if some.any():
+            search = _Search(source, rows[some], cols[some], self.rtol, tails(some), max_rank, rng)
             search.run()
             batch = replaced(batch, some, search.result())
+        if whole.any():
+            found = _full(source.blocks(rows[whole], cols[whole]), self.rtol, tails(whole), max_rank)
+            batch = replaced(batch, whole, found)
         if small.any():
-            tails = None if tail is None else tail[small]
-            full = TruncatedSVD(self.rtol)._compress(source, rows[small], cols[small], tails, max_rank, rng)
+            full = TruncatedSVD(self.rtol)._compress(source, rows[small], cols[small], tails(small), max_rank, rng)
             batch = replaced(batch, small, full)
         return batch
 

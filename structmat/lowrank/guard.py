@@ -4,7 +4,7 @@ Which entries: each row and each column of a block comes equally often, in rando
 unseen. Where single entries cannot be evaluated in one call: a whole row, a whole column, and a grid of random rows and
 columns, one in each of as many strata. Each entry stands for p q / m others, so that the sum of squares over the
 sample, times p q / m, estimates the squared Frobenius norm without bias. Where the clusters of a kernel's block touch,
-the entries of the corner (`closest`) come on top, each for itself.
+the entries of the corner (`closest`) come on top, each for itself and its equals.
 """
 
 from __future__ import annotations
@@ -82,9 +82,7 @@ def _with_corners(
     flat = xp.reshape(values, (len(rows), -1))
     i, j = (np.broadcast_to(at, shape).reshape(flat.shape) for at in
             (corners.rows[:, :, None], corners.cols[:, None, :]))  # fmt: skip
-    some = [np.arange(size) < count[:, None] for size, count in
-            zip(shape[1:], (corners.row_counts, corners.col_counts), strict=True)]  # fmt: skip
-    area = (some[0][:, :, None] & some[1][:, None, :]).reshape(flat.shape).astype(np.float64)
+    area = (corners.row_counts[:, :, None] * corners.col_counts[:, None, :]).reshape(flat.shape).astype(np.float64)
     return EntrySample(
         np.concatenate([sample.i, i], axis=1), np.concatenate([sample.j, j], axis=1),
         xp.concat([sample.values, flat], axis=1), np.concatenate([sample.area, area], axis=1),
