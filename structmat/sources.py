@@ -52,13 +52,9 @@ class EntrySource:
     coordinates: tuple[NumpyArray, NumpyArray] | None = None
 
     @cached_property
-    def equal_points(self) -> tuple[IntArray | None, IntArray | None]:
-        """For the rows and the columns, a number that those with equal coordinates share; None where none are equal."""
-        if self.coordinates is None:
-            return None, None
-        rows, cols = self.coordinates
-        found = _numbered(rows)
-        return found, found if cols is rows else _numbered(cols)
+    def has_equal_points(self) -> bool:
+        """Whether some rows, or some columns, are at one place."""
+        return any(len(np.unique(x, axis=0)) < len(x) for x in self.coordinates or ())
 
     def __init__(self, entries: Entries, shape: tuple[int, int], dtype: Any = None) -> None:
         if not callable(entries):
@@ -163,16 +159,6 @@ class EntrySource:
         return out
 
 
-def _numbered(points: NumpyArray) -> IntArray | None:
-    order = np.lexsort(points.T)
-    fresh = (points[order[1:]] != points[order[:-1]]).any(axis=1)
-    if fresh.all():
-        return None
-    numbers = np.empty(len(points), dtype=np.int64)
-    numbers[order] = np.append(0, np.cumsum(fresh))
-    return numbers
-
-
 def _is_trailing(index: IntArray, counts: IntArray) -> bool:
     """Whether all padding stands at the end of its row."""
     return bool(((index >= 0) == (np.arange(index.shape[1]) < counts[:, None])).all())
@@ -192,8 +178,7 @@ class KernelSource(EntrySource):
         same = row_points is col_points
         self.row_points = self._repeated(row_points)
         self.col_points = self.row_points if same else self._repeated(col_points)
-        columns = _as_columns(self.row_points)
-        self.coordinates = columns, columns if same else _as_columns(self.col_points)
+        self.coordinates = _as_columns(self.row_points), _as_columns(self.col_points)
         super().__init__(kernel, (len(self.row_points), len(self.col_points)))
 
     def _repeated(self, points: NumpyArray) -> NumpyArray:

@@ -13,10 +13,10 @@ import numpy as np
 from .. import certify
 from .._typing import IntArray, NumpyArray
 from ..certificate import Certificate
-from ..lowrank.closest import FEWEST
+from ..lowrank.closest import FEWEST, nearest
 from ..sources import EntrySource
 from ..tree import ClusterTree
-from .corners import WIDER, corners
+from .corners import APART, WIDER, corners
 from .entries import entry_values
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ ENTRIES_PER_ROW = 4
 CORNER_ROWS = 8192
 # up to so many entries the error is computed and not estimated, where the build has looked at half as many
 EXACT_AT_MOST = 1 << 22
+# points of a level whose nearest neighbours are looked for, at most
+NEIGHBOUR_POINTS = 1 << 15
 
 
 def by_entries(
@@ -63,7 +65,8 @@ def _stratified(a: FlatMatrix, source: EntrySource, rng: np.random.Generator, mi
         repeated = np.repeat(places, rows_each, axis=0), np.repeat(weights, rows_each)
         part, spread = _sampled(a, source, level, *repeated, rows_each, rng)
         corner = in_corners(a, source, level, places, weights, corner_rows, rng, entry_values)
-        total += part + corner
+        # what neighbours show is part of what the others estimate, unless they have missed it
+        total += max(part + corner, among_neighbours(a, source, level, places, weights, corner_rows, rng.spawn(1)[0]))
         variance += spread
     return total, float(np.sqrt(variance))
 
@@ -117,6 +120,38 @@ def in_corners(
     error = np.abs(source.pairs(i, j) - entries(a, i.ravel(), j.ravel()).reshape(i.shape)) ** 2
     share = counts[block, 0] / drawn_of
     return float(((error * inside).sum(axis=1) * share * weights[block]).sum())
+
+
+def among_neighbours(
+    a: FlatMatrix, source: EntrySource, level: int, place: IntArray, weights: NumpyArray, rows: int,
+    rng: np.random.Generator,
+) -> float:  # fmt: skip
+    """Squared error at some rows of blocks whose clusters touch, at the nearest point of the column cluster.
+
+    On a line these are in the corners. Arguments as of `in_corners`.
+    """
+    row_tree, col_tree = a.row_tree, a.col_tree
+    size = int(col_tree.sizes(level).max())
+    if row_tree.coordinates.shape[1] == 1 or size > NEIGHBOUR_POINTS:
+        return 0.0
+    touching = np.flatnonzero(~APART(row_tree, col_tree, level, place[:, 0], place[:, 1]))
+    some = rng.permutation(touching)[: max(1, NEIGHBOUR_POINTS // size)]
+    if not len(some):
+        return 0.0
+    nodes, across = place[some].T
+    sizes = row_tree.sizes(level)[nodes]
+    drawn = int(min(max(1, rows // len(some)), sizes.min()))
+    offset = (np.arange(drawn) + rng.random((len(some), drawn))) * sizes[:, None] / drawn
+    row = row_tree.starts(level)[nodes][:, None] + offset.astype(np.int64)
+    slots = np.arange(size)
+    inside = slots < col_tree.sizes(level)[across][:, None]
+    position = np.minimum(col_tree.starts(level)[across][:, None] + slots, col_tree.n - 1)
+    found = nearest(col_tree.coordinates[position], inside, row_tree.coordinates[row])
+    i = row_tree.perm[row].ravel()
+    j = col_tree.perm[np.take_along_axis(position, found, 1)].ravel()
+    error = np.abs(source.pairs(i[:, None], j[:, None])[:, 0] - entry_values(a, i, j)) ** 2
+    by_block = error.reshape(row.shape).mean(axis=1) * sizes * weights[some]
+    return float(by_block.sum()) * len(touching) / len(some)
 
 
 def _draw(

@@ -3,8 +3,8 @@
 References: M. Bebendorf, "Approximation of boundary element matrices", Numer. Math. 86 (2000) 565-589 (partial
 pivoting); S. Boerm, L. Grasedyck, "Hybrid cross approximation of integral operators", Numer. Math. 101 (2005) 221-249
 (ACA+, which restarts from other rows and columns). Departures: the restart is from the worst of a sample of entries
-that covers all rows and columns, whose residuals also decide whether the approximation is good enough; where some
-restarts do not help, all entries are evaluated. The norm of the last cross alone, the usual criterion, stops early on
+that covers all rows and columns, whose residuals also decide whether the approximation is good enough; each restart waits for
+twice as many small crosses; where some restarts do not help, all entries are evaluated. The norm of the last cross alone, the usual criterion, stops early on
 blocks that fall into parts that do not see each other, as those of double layer kernels do on flat pieces.
 """
 
@@ -47,10 +47,13 @@ class ACA(Compressor):
 
     Notes
     -----
-    With partial pivoting the error is estimated, from 2 max(p, q) + 64 random entries in each check (three times as
-    many for functions that cannot evaluate single entries in one call). Blocks where restarts do not bring the estimate
-    below the tolerance, or whose rank makes crosses as dear as all entries, are evaluated in full (`fell_back`). Cost
-    O((p + q) k^2) and O((p + q) k) entries. With full pivoting the error is guaranteed, at cost O(p q k).
+    Blocks of at most 128 x 128 entries are evaluated in full, which takes less time than crosses: their errors are
+    known. With partial pivoting the error of others is estimated, from 2 max(p, q) + 64 random entries in each check
+    (three times as many for functions that cannot evaluate single entries in one call), and for kernels on points from
+    those where clusters touch. Each check that fails makes the search more patient: so many small crosses in a row must
+    follow before the next one. Blocks where restarts do not bring the estimate below the tolerance, or whose rank makes
+    crosses as dear as all entries, are evaluated in full (`fell_back`). Cost O((p + q) k^2) and O((p + q) k) entries.
+    With full pivoting the error is guaranteed, at cost O(p q k).
 
     Examples
     --------

@@ -1,14 +1,18 @@
-"""Where two clusters touch: the entries of a block in which kernels vary most.
+"""Where an approximation of a block is most likely to be wrong, as far as the points of its rows and columns tell.
 
 Samples spread over a block miss an error that sits in a corner of it, and so does cross approximation when it looks for
-its next row. So the rows and columns whose points are closest to the other cluster are looked at, all of them.
+its next row. So where two clusters touch, the rows and columns that are closest to the other one are looked at, all of
+them; and points that are far from the rest of their cluster, with their nearest neighbours in the other one: what they
+see nobody else may see.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from .._typing import IntArray, NumpyArray
 from ..sources import EntrySource
@@ -16,6 +20,8 @@ from ..sources import EntrySource
 # clusters touch unless max(diam) <= ETA * distance
 ETA = 8.0
 FEWEST, MOST = 32, 192
+# points of each cluster that are as far as can be from each other
+SPREAD = 24
 
 
 def how_many(distance: NumpyArray, dimension: int, wider: int = 1) -> IntArray:
@@ -29,15 +35,15 @@ def how_many(distance: NumpyArray, dimension: int, wider: int = 1) -> IntArray:
 
 
 @dataclass(frozen=True)
-class Closest:
-    """The rows and columns of blocks whose points are closest to the other cluster, one for each point.
+class Grid:
+    """Some rows and columns of blocks, all of whose entries are of interest.
 
     Attributes
     ----------
     rows, cols : (nb, a) and (nb, b) int arrays
         Places within the blocks.
-    row_counts, col_counts : (nb, a) and (nb, b) int arrays
-        How many rows and columns of the block have that point; 0 for places that fill up the arrays.
+    row_counts, col_counts : (nb,) int arrays
+        How many of them these are; the others fill up the arrays. 0 for blocks of no interest.
     """
 
     rows: IntArray
@@ -46,60 +52,80 @@ class Closest:
     col_counts: IntArray
 
 
-def closest(source: EntrySource, rows: IntArray, cols: IntArray) -> Closest | None:
-    """Those of blocks at rows (nb, p) and columns (nb, q); None where no clusters touch, or it is not known which do.
+def suspicious(source: EntrySource, rows: IntArray, cols: IntArray) -> list[Grid]:
+    """Those entries of the blocks at rows (nb, p) and columns (nb, q).
 
-    Where many rows or columns share a point, a sample may miss those that do not: of clusters of few points all are
-    taken, even if they do not touch.
+    None where no clusters touch, or it is not known which do. Where some indices of the source share a point, blocks of
+    clusters that do not touch are looked at too: a sample may miss the few rows that differ from all others.
     """
     where = source.coordinates
     if where is None or where[0].shape[1] != where[1].shape[1]:
-        return None
-    inside = [index >= 0 for index in (rows, cols)]
+        return []
     points = [x[np.maximum(index, 0)] for x, index in zip(where, (rows, cols), strict=True)]
+    inside = [index >= 0 for index in (rows, cols)]
     boxes = [
         (np.where(there[:, :, None], x, np.inf).min(axis=1), np.where(there[:, :, None], x, -np.inf).max(axis=1))
         for x, there in zip(points, inside, strict=True)
     ]
-    (low, high), (other_low, other_high) = boxes
-    gap = np.linalg.norm(np.maximum(0.0, np.maximum(low - other_high, other_low - high)), axis=1)
-    diameter = np.maximum(*(np.linalg.norm(b - a, axis=1) for a, b in boxes))
-    equal = [_multiplicities(ids, index) for ids, index in zip(source.equal_points, (rows, cols), strict=True)]
-    chosen = (diameter > ETA * gap) | (gap == 0.0)
-    shared = [_multiplicities(ids, index) for ids, index in zip(source.equal_points, (rows, cols), strict=True)]
-    multiples = [there.astype(np.int64) if m is None else m for there, m in zip(inside, shared, strict=True)]
-    if any(m is not None for m in shared):
-        chosen |= np.logical_and(*((m > 0).sum(axis=1) <= FEWEST for m in multiples))
-    if not chosen.any():
-        return None
+    gap = np.linalg.norm(np.maximum(0.0, np.maximum(boxes[0][0] - boxes[1][1], boxes[1][0] - boxes[0][1])), axis=1)
+    diameter = np.maximum(*(np.linalg.norm(high - low, axis=1) for low, high in boxes))
+    touching = (diameter > ETA * gap) | (gap == 0.0)
+    found = [_corners(points, inside, boxes[::-1], touching)] if touching.any() else []
+    chosen = touching | (source.has_equal_points & (inside[0].any(axis=1) & inside[1].any(axis=1)))
+    return [*found, _spread(points, inside, chosen)] if chosen.any() else found
+
+
+def _corners(
+    points: Sequence[NumpyArray], inside: Sequence[NumpyArray], other_boxes: Sequence[tuple[NumpyArray, NumpyArray]],
+    touching: NumpyArray,
+) -> Grid:  # fmt: skip
+    """The rows and columns that are closest to the other cluster."""
     places, counts = [], []
-    for x, many, (a, b) in zip(points, multiples, boxes[::-1], strict=True):
-        outside = np.maximum(0.0, np.maximum(a[:, None] - x, x - b[:, None]))
-        distance = np.where(many > 0, np.square(outside).sum(axis=2), np.inf)
-        count = np.where(chosen, np.minimum(how_many(distance, x.shape[2]), (many > 0).sum(axis=1)), 0)
-        order = np.argsort(distance, axis=1, kind="stable")[:, : int(count.max())]
-        places.append(order)
-        counts.append(np.where(np.arange(order.shape[1]) < count[:, None], np.take_along_axis(many, order, 1), 0))
-    return Closest(*places, *counts)
+    for x, there, (low, high) in zip(points, inside, other_boxes, strict=True):
+        outside = np.maximum(0.0, np.maximum(low[:, None] - x, x - high[:, None]))
+        distance = np.where(there, np.square(outside).sum(axis=2), np.inf)
+        count = np.where(touching, np.minimum(how_many(distance, x.shape[2]), there.sum(axis=1)), 0)
+        places.append(np.argsort(distance, axis=1, kind="stable")[:, : int(count.max())])
+        counts.append(count)
+    return Grid(*places, *counts)
 
 
-def _multiplicities(ids: IntArray | None, index: IntArray) -> IntArray | None:
-    """How many rows of a block (nb, p) have the point of each, at the first of them; 0 at the others and at padding.
+def _spread(points: Sequence[NumpyArray], inside: Sequence[NumpyArray], chosen: NumpyArray) -> Grid:
+    """Rows and columns whose points are far from each other, and those nearest to them in the other cluster."""
+    blocks = np.flatnonzero(chosen)
+    points, inside = [x[blocks] for x in points], [there[blocks] for there in inside]
+    far = [_far_apart(x, there) for x, there in zip(points, inside, strict=True)]
+    picked = [np.take_along_axis(x, at[:, :, None], 1) for x, at in zip(points, far, strict=True)]
+    near = [nearest(points[side], inside[side], picked[1 - side]) for side in (0, 1)]
+    places = []
+    for side in (0, 1):
+        both = np.concatenate([far[side], near[side]], axis=1)
+        places.append(np.zeros((len(chosen), both.shape[1]), dtype=np.int64))
+        places[side][blocks] = both
+    return Grid(*places, *(np.where(chosen, p.shape[1], 0) for p in places))
 
-    None where all points differ.
-    """
-    if ids is None:
-        return None
-    shared = np.where(index >= 0, ids[np.maximum(index, 0)], -1)
-    order = np.argsort(shared, axis=1, kind="stable")
-    ordered = np.take_along_axis(shared, order, 1)
-    first = np.ones_like(ordered, dtype=bool)
-    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    place = np.arange(index.shape[1])
-    following = np.where(first, place, index.shape[1])[:, ::-1]
-    stops = np.minimum.accumulate(following, axis=1)[:, ::-1]  # the next first place, from each place on
-    ends = np.concatenate([stops[:, 1:], np.full((len(index), 1), index.shape[1])], axis=1)
-    many = np.where(first & (ordered >= 0), ends - place, 0)
-    out = np.zeros_like(many)
-    np.put_along_axis(out, order, many, axis=1)
-    return out
+
+def _far_apart(x: NumpyArray, inside: NumpyArray) -> IntArray:
+    """Places of points (nb, p, d), each as far as can be from those before it, (nb, SPREAD)."""
+    nb, p, _ = x.shape
+    block, places = np.arange(nb), np.zeros((nb, min(SPREAD, p)), dtype=np.int64)
+    places[:, 0] = inside.argmax(axis=1)
+    distance = np.where(inside, np.inf, -1.0)
+    for k in range(1, places.shape[1]):
+        apart = np.square(x - x[block, places[:, k - 1]][:, None]).sum(axis=2)
+        np.minimum(distance, apart, out=distance, where=inside)
+        places[:, k] = distance.argmax(axis=1)
+    return places
+
+
+def nearest(x: NumpyArray, inside: NumpyArray, queries: NumpyArray) -> IntArray:
+    """For each query (nb, m, d) the place of the nearest of the points (nb, p, d) of the same number, (nb, m)."""
+    nb, p, d = x.shape
+    there = np.flatnonzero(inside.ravel())
+    flat, wanted = x.reshape(-1, d)[there], queries.reshape(-1, d)
+    span = max(float(np.ptp(both)) for both in np.concatenate([flat, wanted]).T) if len(flat) else 1.0
+    shift = 2.0 * np.sqrt(d) * (span or 1.0)  # one more coordinate keeps the sets apart
+    tree = cKDTree(np.column_stack([flat, shift * (there // p)]))
+    number = np.repeat(np.arange(nb), queries.shape[1])
+    found = there[tree.query(np.column_stack([wanted, shift * number]))[1]]
+    return (found - number * p).reshape(nb, -1)

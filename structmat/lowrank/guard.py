@@ -3,8 +3,8 @@
 Which entries: each row and each column of a block comes equally often, in random pairs, so that no row or column goes
 unseen. Where single entries cannot be evaluated in one call: a whole row, a whole column, and a grid of random rows and
 columns, one in each of as many strata. Each entry stands for p q / m others, so that the sum of squares over the
-sample, times p q / m, estimates the squared Frobenius norm without bias. Where the clusters of a kernel's block touch,
-the entries of the corner (`closest`) come on top, each for itself and its equals.
+sample, times p q / m, estimates the squared Frobenius norm without bias. Where the points of rows and columns tell
+which entries are most likely to be wrong (`closest`), these come on top, each for itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from .._backend import namespace
 from .._typing import IntArray, NumpyArray
 from ..sources import EntrySource
-from .closest import Closest, closest
+from .closest import Grid, suspicious
 from .compressor import block_norms
 
 # the true error may be this many times the estimate, and the tolerance shrinks by SHARE for what no sample shows
@@ -69,20 +69,20 @@ def draw(
     known = (np.take_along_axis(rows, i, 1) >= 0) & (np.take_along_axis(cols, j, 1) >= 0)
     each = (rows >= 0).sum(axis=1) * (cols >= 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     sample = EntrySample(i, j, values, np.broadcast_to(each[:, None], i.shape))
-    touching = closest(source, rows, cols) if corners else None
-    return sample if touching is None else _with_corners(sample, source, rows, cols, touching)
+    for grid in suspicious(source, rows, cols) if corners else ():
+        sample = _with_grid(sample, source, rows, cols, grid)
+    return sample
 
 
-def _with_corners(
-    sample: EntrySample, source: EntrySource, rows: IntArray, cols: IntArray, corners: Closest
-) -> EntrySample:
-    """The sample with the entries of the corners on top."""
-    values = source.blocks(np.take_along_axis(rows, corners.rows, 1), np.take_along_axis(cols, corners.cols, 1))
+def _with_grid(sample: EntrySample, source: EntrySource, rows: IntArray, cols: IntArray, grid: Grid) -> EntrySample:
+    """The sample with the entries of the grids on top."""
+    values = source.blocks(np.take_along_axis(rows, grid.rows, 1), np.take_along_axis(cols, grid.cols, 1))
     xp, shape = namespace(values), tuple(values.shape)
     flat = xp.reshape(values, (len(rows), -1))
-    i, j = (np.broadcast_to(at, shape).reshape(flat.shape) for at in
-            (corners.rows[:, :, None], corners.cols[:, None, :]))  # fmt: skip
-    area = (corners.row_counts[:, :, None] * corners.col_counts[:, None, :]).reshape(flat.shape).astype(np.float64)
+    i, j = (np.broadcast_to(at, shape).reshape(flat.shape) for at in (grid.rows[:, :, None], grid.cols[:, None, :]))
+    some = [np.arange(size) < count[:, None] for size, count in
+            zip(shape[1:], (grid.row_counts, grid.col_counts), strict=True)]  # fmt: skip
+    area = (some[0][:, :, None] & some[1][:, None, :]).reshape(flat.shape).astype(np.float64)
     return EntrySample(
         np.concatenate([sample.i, i], axis=1), np.concatenate([sample.j, j], axis=1),
         xp.concat([sample.values, flat], axis=1), np.concatenate([sample.area, area], axis=1),

@@ -261,15 +261,15 @@ def test_a_skeleton_consists_of_rows(rng):
 
 
 def test_full_pivoting_never_falls_back(rng):
-    a = matrix(rng, (50, 50), np.ones(50), np.float64)
+    a = matrix(rng, (150, 150), np.ones(150), np.float64)
     found = ACA(1e-8, pivoting="full")(a)
-    assert (found.rank, found.fell_back) == (50, False)
+    assert (found.rank, found.fell_back) == (150, False)
     assert ACA(1e-8)(a, rng=0).fell_back
 
 
 @pytest.mark.parametrize("method", [ACA(1e-6), RandomizedRange(1e-6), GeneralizedNystrom(1e-6)], ids=str)
 def test_a_rank_that_is_too_high_falls_back(rng, method):
-    a = matrix(rng, (64, 64), np.ones(64), np.float64)
+    a = matrix(rng, (150, 150), np.ones(150), np.float64)
     found = method(a, rng=rng)
     assert found.fell_back
     assert error(a, found) <= 1e-6 * np.linalg.norm(a)

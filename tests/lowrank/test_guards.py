@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from structmat.lowrank import ACA, RandomizedRange, TruncatedSVD
-from structmat.lowrank.closest import closest
+from structmat.lowrank.closest import suspicious
 from structmat.lowrank.compressor import DenseSource
 from structmat.sources import KernelSource
 from tests.lowrank.problems import KERNELS, admissible_blocks, errors
@@ -83,21 +83,42 @@ def test_what_is_left_in_a_corner_is_seen(seed):
     assert np.linalg.norm(dense - found.left @ found.right.conj().T) <= 1e-6 * np.linalg.norm(dense)
 
 
-def test_corners_are_the_closest_points():
+def test_suspicious_entries_are_those_of_corners_and_of_points_far_apart():
     rng = np.random.default_rng(0)
     x = rng.random((400, 2))
     source = KernelSource(exponential, x, x + [0.0, 3.0])
     rows = np.stack([np.flatnonzero(x[:, 0] < 0.4)[:100], np.flatnonzero(x[:, 0] < 0.4)[:100]])
-    assert closest(source, rows, rows) is None  # nothing touches
-    assert closest(DenseSource(np.zeros((9, 9))), np.arange(9)[None], np.arange(9)[None]) is None  # no points
+    assert suspicious(source, rows, rows) == []  # nothing touches
+    assert suspicious(DenseSource(np.zeros((9, 9))), np.arange(9)[None], np.arange(9)[None]) == []  # no points
     source = KernelSource(exponential, x, x)
     cols = np.stack([np.flatnonzero(x[:, 0] > 0.4)[:90], np.flatnonzero(x[:, 0] > 0.9)[[*range(20)] * 4 + [0] * 10]])
     cols[1, 20:] = -1
-    found = closest(source, rows, cols)
-    assert found.row_counts.tolist() == [32, 0]
-    assert found.col_counts.tolist() == [32, 0]
-    assert np.array_equal(np.sort(found.rows[0]), np.sort(np.argsort(-x[rows[0], 0])[:32]))
-    assert np.array_equal(np.sort(found.cols[0]), np.sort(np.argsort(x[cols[0], 0])[:32]))
+    corner, spread = suspicious(source, rows, cols)
+    assert corner.row_counts.tolist() == [32, 0]
+    assert corner.col_counts.tolist() == [32, 0]
+    assert np.array_equal(np.sort(corner.rows[0]), np.sort(np.argsort(-x[rows[0], 0])[:32]))
+    assert np.array_equal(np.sort(corner.cols[0]), np.sort(np.argsort(x[cols[0], 0])[:32]))
+    assert spread.row_counts.tolist() == [48, 0]
+    distances = cdist(x[rows[0]], x[cols[0]])
+    assert np.array_equal(spread.cols[0, 24:], distances[spread.rows[0, :24]].argmin(axis=1))
+    assert np.array_equal(spread.rows[0, 24:], distances[:, spread.cols[0, :24]].argmin(axis=0))
+    chosen = x[rows[0]][spread.rows[0, :24]]
+    apart = cdist(chosen, chosen)[np.triu_indices(24, 1)].min()
+    assert cdist(x[rows[0]], chosen).min(axis=1).max() <= apart  # no other point is further from all of them
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_few_rows_that_differ_from_many_equal_ones_are_seen(seed):
+    rng = np.random.default_rng(seed)
+    x = rng.permutation(np.repeat([0.0, 0.1, 0.2], [130, 30, 1]))  # 161 rows at three points
+    y = rng.permutation(np.repeat([2.0, 2.1, 2.2], [100, 50, 1]))
+
+    def kernel(x, y):  # 1 but for the few
+        return 1.0 + ((x[:, None] == 0.2) & (y == 2.2))
+
+    found = ACA(1e-8)(kernel, x, y, rng=seed)
+    dense = kernel(x, y)
+    assert np.linalg.norm(dense - found.left @ found.right.conj().T) <= 1e-8 * np.linalg.norm(dense)
 
 
 def test_the_sampled_part_of_the_estimate_alone(rng, monkeypatch):
