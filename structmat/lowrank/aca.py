@@ -3,9 +3,10 @@
 References: M. Bebendorf, "Approximation of boundary element matrices", Numer. Math. 86 (2000) 565-589 (partial
 pivoting); S. Boerm, L. Grasedyck, "Hybrid cross approximation of integral operators", Numer. Math. 101 (2005) 221-249
 (ACA+, which restarts from other rows and columns). Departures: the restart is from the worst of a sample of entries
-that covers all rows and columns, whose residuals also decide whether the approximation is good enough; each restart waits for
-twice as many small crosses; where some restarts do not help, all entries are evaluated. The norm of the last cross alone, the usual criterion, stops early on
-blocks that fall into parts that do not see each other, as those of double layer kernels do on flat pieces.
+that covers all rows and columns, whose residuals also decide whether the approximation is good enough; each restart
+waits for twice as many small crosses; where some restarts do not help, all entries are evaluated. The norm of the last
+cross alone, the usual criterion, stops early on blocks that fall into parts that do not see each other, as those of
+double layer kernels do on flat pieces.
 """
 
 from __future__ import annotations
