@@ -54,7 +54,11 @@ class EntrySource:
     @cached_property
     def has_equal_points(self) -> bool:
         """Whether some rows, or some columns, are at one place."""
-        return any(len(np.unique(x, axis=0)) < len(x) for x in self.coordinates or ())
+        for x in self.coordinates or ():
+            ordered = x[np.lexsort(x.T)]
+            if (ordered[1:] == ordered[:-1]).all(axis=1).any():
+                return True
+        return False
 
     def __init__(self, entries: Entries, shape: tuple[int, int], dtype: Any = None) -> None:
         if not callable(entries):

@@ -20,8 +20,8 @@ from ..sources import EntrySource
 # clusters touch unless max(diam) <= ETA * distance
 ETA = 8.0
 FEWEST, MOST = 32, 192
-# points of each cluster that are as far as can be from each other
-SPREAD = 24
+# points of each cluster that are as far as can be from each other, of so many that are looked at
+SPREAD, CANDIDATES = 24, 512
 
 
 def how_many(distance: NumpyArray, dimension: int, wider: int = 1) -> IntArray:
@@ -55,8 +55,8 @@ class Grid:
 def suspicious(source: EntrySource, rows: IntArray, cols: IntArray) -> list[Grid]:
     """Those entries of the blocks at rows (nb, p) and columns (nb, q).
 
-    None where no clusters touch, or it is not known which do. Where some indices of the source share a point, blocks of
-    clusters that do not touch are looked at too: a sample may miss the few rows that differ from all others.
+    Nothing where no clusters touch, or it is not known which do. Where some indices of the source share a point, blocks
+    of clusters that do not touch are looked at too: a sample may miss the few rows that differ from all others.
     """
     where = source.coordinates
     if where is None or where[0].shape[1] != where[1].shape[1]:
@@ -71,7 +71,9 @@ def suspicious(source: EntrySource, rows: IntArray, cols: IntArray) -> list[Grid
     diameter = np.maximum(*(np.linalg.norm(high - low, axis=1) for low, high in boxes))
     touching = (diameter > ETA * gap) | (gap == 0.0)
     found = [_corners(points, inside, boxes[::-1], touching)] if touching.any() else []
-    chosen = touching | (source.has_equal_points & (inside[0].any(axis=1) & inside[1].any(axis=1)))
+    chosen = touching if where[0].shape[1] > 1 else np.zeros_like(touching)  # on a line the corner is all
+    if source.has_equal_points:
+        chosen = chosen | (inside[0].any(axis=1) & inside[1].any(axis=1))
     return [*found, _spread(points, inside, chosen)] if chosen.any() else found
 
 
@@ -85,7 +87,10 @@ def _corners(
         outside = np.maximum(0.0, np.maximum(low[:, None] - x, x - high[:, None]))
         distance = np.where(there, np.square(outside).sum(axis=2), np.inf)
         count = np.where(touching, np.minimum(how_many(distance, x.shape[2]), there.sum(axis=1)), 0)
-        places.append(np.argsort(distance, axis=1, kind="stable")[:, : int(count.max())])
+        width = int(count.max())
+        some = np.argpartition(distance, width, axis=1)[:, :width] if width < distance.shape[1] else None
+        order = np.argsort(distance if some is None else np.take_along_axis(distance, some, 1), axis=1)
+        places.append(order if some is None else np.take_along_axis(some, order, 1))
         counts.append(count)
     return Grid(*places, *counts)
 
@@ -93,16 +98,35 @@ def _corners(
 def _spread(points: Sequence[NumpyArray], inside: Sequence[NumpyArray], chosen: NumpyArray) -> Grid:
     """Rows and columns whose points are far from each other, and those nearest to them in the other cluster."""
     blocks = np.flatnonzero(chosen)
-    points, inside = [x[blocks] for x in points], [there[blocks] for there in inside]
-    far = [_far_apart(x, there) for x, there in zip(points, inside, strict=True)]
-    picked = [np.take_along_axis(x, at[:, :, None], 1) for x, at in zip(points, far, strict=True)]
-    near = [nearest(points[side], inside[side], picked[1 - side]) for side in (0, 1)]
+    some = [_candidates(there[blocks]) for there in inside]
+    sets = [x[blocks[:, None], at] for x, at in zip(points, some, strict=True)]
+    there = [np.take_along_axis(t[blocks], at, 1) for t, at in zip(inside, some, strict=True)]
+    far = [_far_apart(x, t) for x, t in zip(sets, there, strict=True)]
     places = []
     for side in (0, 1):
-        both = np.concatenate([far[side], near[side]], axis=1)
+        picked = np.take_along_axis(sets[1 - side], far[1 - side][:, :, None], 1)
+        near = np.where(there[side][:, None], _squares(picked, sets[side]), np.inf).argmin(axis=2)
+        both = np.take_along_axis(some[side], np.concatenate([far[side], near], axis=1), 1)
         places.append(np.zeros((len(chosen), both.shape[1]), dtype=np.int64))
         places[side][blocks] = both
     return Grid(*places, *(np.where(chosen, p.shape[1], 0) for p in places))
+
+
+def _candidates(inside: NumpyArray) -> IntArray:
+    """Places that are there, at most CANDIDATES of each row, evenly spaced; where there are fewer, others follow."""
+    counts = inside.sum(axis=1)
+    width = min(CANDIDATES, inside.shape[1])
+    order = np.argsort(~inside, axis=1, kind="stable")
+    step = np.maximum(counts, width)[:, None] / width
+    return np.take_along_axis(order, (np.arange(width) * step).astype(np.int64), 1)
+
+
+def _squares(x: NumpyArray, y: NumpyArray) -> NumpyArray:
+    """Squared distances of points (nb, m, d) and (nb, p, d), (nb, m, p)."""
+    total = np.zeros((len(x), x.shape[1], y.shape[1]))
+    for axis in range(x.shape[2]):
+        total += np.square(x[:, :, None, axis] - y[:, None, :, axis])
+    return total
 
 
 def _far_apart(x: NumpyArray, inside: NumpyArray) -> IntArray:
@@ -112,7 +136,7 @@ def _far_apart(x: NumpyArray, inside: NumpyArray) -> IntArray:
     places[:, 0] = inside.argmax(axis=1)
     distance = np.where(inside, np.inf, -1.0)
     for k in range(1, places.shape[1]):
-        apart = np.square(x - x[block, places[:, k - 1]][:, None]).sum(axis=2)
+        apart = _squares(x[block, places[:, k - 1]][:, None], x)[:, 0]
         np.minimum(distance, apart, out=distance, where=inside)
         places[:, k] = distance.argmax(axis=1)
     return places
