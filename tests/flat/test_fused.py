@@ -291,3 +291,17 @@ def test_two_sets_of_points_on_a_line(seed):
                 a = cls.from_kernel(kernel, x, column_points=y, rtol=rtol, leaf_size=40)
                 assert a.certificate.met, (cls, rtol)
                 assert np.linalg.norm(a.to_dense() - dense) <= rtol * np.linalg.norm(dense)
+
+
+@pytest.mark.parametrize("seed", [1, 23, 37])
+def test_what_scattered_points_see_of_each_other_is_certified(seed):
+    """Few pairs far from all others: 1 in 10000 entries tells of them."""
+    rng = np.random.default_rng(seed)
+    dimension, n, leaf_size = int(rng.integers(2, 4)), int(rng.integers(500, 1200)), int(rng.integers(20, 60))
+    x = np.exp(rng.uniform(-4, 0, (n, 1))) * rng.standard_normal((n, dimension))
+    kernel = Gaussian(length=0.2)
+    dense = kernel(x, x)
+    for rtol in (1e-3, 1e-5, 1e-7):
+        a = sm.HODLRMatrix.from_kernel(kernel, x, rtol=rtol, leaf_size=leaf_size, symmetric=True)
+        assert a.certificate.met
+        assert np.linalg.norm(a.to_dense() - dense) <= rtol * np.linalg.norm(dense)
