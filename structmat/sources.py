@@ -47,18 +47,12 @@ class EntrySource:
     ----------
     coordinates : pair of (m, d) and (n, d) arrays, or None
         Where the rows and columns are, as far as that is known: which ones are close.
+    components : int
+        How many indices in a row each point has.
     """
 
     coordinates: tuple[NumpyArray, NumpyArray] | None = None
-
-    @cached_property
-    def has_equal_points(self) -> bool:
-        """Whether some rows, or some columns, are at one place."""
-        for x in self.coordinates or ():
-            ordered = x[np.lexsort(x.T)]
-            if (ordered[1:] == ordered[:-1]).all(axis=1).any():
-                return True
-        return False
+    components: int = 1
 
     def __init__(self, entries: Entries, shape: tuple[int, int], dtype: Any = None) -> None:
         if not callable(entries):
@@ -69,6 +63,16 @@ class EntrySource:
         self.evaluated = 0
         sample = self._block(np.arange(min(2, shape[0])), np.arange(min(2, shape[1])))
         self.dtype = _check.supported_dtype(sample.dtype if dtype is None else dtype)
+
+    @cached_property
+    def has_equal_points(self) -> bool:
+        """Whether some rows, or some columns, are at one place."""
+        for x in self.coordinates or ():
+            points = x[:: self.components]
+            ordered = points[np.lexsort(points.T)]
+            if (ordered[1:] == ordered[:-1]).all(axis=1).any():
+                return True
+        return False
 
     def _call(self, i: IntArray, j: IntArray) -> Any:
         return self.entries(i, j)

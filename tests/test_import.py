@@ -30,6 +30,12 @@ def test_every_public_name_is_there():
     assert sm.gallery.problem_k(2).n == 2
 
 
+@pytest.mark.parametrize("name", ["h2.ProxySurface", "lowrank.ACA"])
+def test_folders_that_the_documentation_names_need_no_import(name):
+    code = f"import structmat; structmat.{name}"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'structmat' has no attribute 'BlockClusterForest'"):
         sm.BlockClusterForest  # noqa: B018

@@ -64,9 +64,6 @@ def far_blocks(
 
     Also the squared error of all, as the compressor knows it; with `half`, each block stands for its mirror image too.
     """
-    if source.coordinates is None:  # of the trees, in the order of the entries
-        rows, cols = (t.coordinates[t.inverse_perm] for t in (partition.row_tree, partition.col_tree))
-        source.coordinates = rows, cols
     result, square = [], 0.0
     for level, places in enumerate(partition.far):
         rows, cols = padded_indices(partition.row_tree, level), padded_indices(partition.col_tree, level)

@@ -352,6 +352,8 @@ def _from_source(
         _require_square_entries(source)
         _require_hermitian_entries(source, _check.generator(rng))
     stored = _stored(partition, symmetric)
+    if source.coordinates is None:  # of the trees, in the order of the entries
+        source.coordinates = (_in_order_of_entries(partition.row_tree), _in_order_of_entries(partition.col_tree))
     there = source if isinstance(source, DeviceKernelSource) else None
     if there is not None:
         batched_build.require_room_for(there, stored)
@@ -402,6 +404,10 @@ def _from_source(
         share *= 0.5
     assert best is not None
     return _finished(best, best.certificate, cap)
+
+
+def _in_order_of_entries(tree: ClusterTree) -> NumpyArray:
+    return tree.coordinates[tree.inverse_perm]
 
 
 def _near_and_norm(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
+from structmat.kernelfunctions import Stokes
 from structmat.lowrank import ACA, RandomizedRange, TruncatedSVD
 from structmat.lowrank.closest import suspicious
 from structmat.lowrank.compressor import DenseSource
@@ -105,6 +106,14 @@ def test_suspicious_entries_are_those_of_corners_and_of_points_far_apart():
     chosen = x[rows[0]][spread.rows[0, :24]]
     apart = cdist(chosen, chosen)[np.triu_indices(24, 1)].min()
     assert cdist(x[rows[0]], chosen).min(axis=1).max() <= apart  # no other point is further from all of them
+
+
+def test_components_of_a_point_are_not_equal_points():
+    x = np.random.default_rng(0).random((20, 2))
+    assert not KernelSource(Stokes(dim=2), x, x).has_equal_points
+    assert KernelSource(Stokes(dim=2), x[[*range(20), 3]], x).has_equal_points
+    assert not KernelSource(exponential, x, x).has_equal_points
+    assert KernelSource(exponential, x, x[[0, 1, 1]]).has_equal_points
 
 
 @pytest.mark.parametrize("seed", range(6))
