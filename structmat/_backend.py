@@ -85,9 +85,21 @@ def require_assignment(x: Array) -> None:
         )
 
 
+def factors_one_by_one(x: Array) -> bool:
+    """Whether the library of an array factors the blocks of a batch one after the other, with kernels for each."""
+    return array_api_compat.is_cupy_array(x) or (array_api_compat.is_torch_array(x) and x.device.type == "cuda")
+
+
 def same_library(x: Array, y: Array) -> bool:
     """Whether two arrays belong to one library."""
     return namespace(x) is namespace(y)
+
+
+def compact(x: Array) -> Array:
+    """An array with its numbers in the order of its indices, which products take without a copy; NumPy's as it is."""
+    if array_api_compat.is_cupy_array(x):
+        return namespace(x).ascontiguousarray(x)
+    return x.contiguous() if array_api_compat.is_torch_array(x) else x
 
 
 def mapped(name: str, x: Array) -> Array:
@@ -304,6 +316,11 @@ def transpose(x: Array) -> Array:
 def adjoint(x: Array) -> Array:
     """The conjugate transpose of the last two axes."""
     return conj(transpose(x))
+
+
+def adjoint_times(a: Array, x: Array) -> Array:
+    """A^H X over a batch, without a copy of the adjoints of A, which some libraries make: X^H A is transposed."""
+    return adjoint(namespace(a, x).matmul(adjoint(x), a))
 
 
 def squared_norm(x: Array) -> float:

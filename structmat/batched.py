@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _check
+from . import _backend, _check
 from ._backend import as_dtype_of, beside, like, namespace, numpy_dtype, to_numpy
 from ._typing import Array
 from .base import Factorization
@@ -93,6 +93,11 @@ def cholesky(blocks: Array, level: int) -> Array:
 def times(a: Array, x: Array) -> Array:
     """A x in the dtype of x, which is that of a or a wider one."""
     return namespace(x).matmul(as_dtype_of(a, x), x)
+
+
+def adjoint_times(a: Array, x: Array) -> Array:
+    """A^H x in the dtype of x, which is that of a or a wider one."""
+    return _backend.adjoint_times(as_dtype_of(a, x), x)
 
 
 def with_padded_diagonal(diagonal: Array, tree: ClusterTree) -> tuple[Array, float]:

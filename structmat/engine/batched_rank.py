@@ -11,6 +11,7 @@ import numpy as np
 
 from .._backend import adjoint, cast, like, namespace, numpy_dtype, squared_norms, take, to_numpy
 from .._typing import Array, IntArray, NumpyArray
+from . import dense
 
 
 def pivoted_rows(
@@ -79,7 +80,7 @@ def nullify(omega: Array, y: Array) -> tuple[Array, Array, NumpyArray]:
     nb, b, _ = omega.shape
     if not b:
         return y[:, :, :0], y, np.full(nb, np.inf)
-    q, r = xp.linalg.qr(adjoint(omega))
+    q, r = dense.qr(adjoint(omega))
     pivots = np.abs(to_numpy(xp.linalg.diagonal(r)))
     largest = pivots.max(axis=1)
     weakest = np.where(largest > 0.0, pivots.min(axis=1) / np.where(largest > 0.0, largest, 1.0), 0.0)

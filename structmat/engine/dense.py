@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 
 from .._backend import (
+    adjoint,
     cast,
+    factors_one_by_one,
     is_numpy,
+    like,
     namespace,
     numpy_dtype,
     one_blas_thread,
@@ -20,11 +23,16 @@ from .._backend import (
     zeros_beside,
 )
 from .._typing import Array, NumpyArray
+from . import batched_qr, batched_svd
 
 # below this many bytes one thread is done before a second has been woken
 SERIAL_BYTES = 1 << 18
 # pieces of a batch that stay in a core's cache
 PIECE_NUMBERS = 1 << 16
+# from so many blocks on, array operations on all of them are ahead of a library that takes one after the other
+BATCH = 8
+# up to so many rows and columns, every library decomposes all blocks of a batch at once
+JACOBI_SIZE = 32
 
 
 def matmul(a: Array, b: Array, *, add_to: NumpyArray | None = None) -> Array:
@@ -78,13 +86,20 @@ def qr(a: Array) -> tuple[Array, Array]:
     return np.concatenate([q for q, _ in parts]), np.concatenate([r for _, r in parts])
 
 
-def _qr_there(a: Array) -> tuple[Array, Array]:
-    """Thin QR in another library, some of which underflow to NaN in single precision: then in double."""
-    xp = namespace(a)
-    q, r = xp.linalg.qr(a)
+def _qr_there(a: Array, *, complete: bool = False) -> tuple[Array, Array]:
+    """QR in another library, some of which underflow to NaN in single precision: then in double."""
+    if _all_at_once(a):
+        return batched_qr.householder(a, complete=complete)
+    xp, mode = namespace(a), "complete" if complete else "reduced"
+    q, r = xp.linalg.qr(a, mode=mode)
     if r.dtype in (xp.float32, xp.complex64) and not bool(xp.all(xp.isfinite(r))):
-        q, r = (xp.astype(f, a.dtype) for f in xp.linalg.qr(cast(a, np.result_type(numpy_dtype(a), np.float64))))
+        wide = cast(a, np.result_type(numpy_dtype(a), np.float64))
+        q, r = (xp.astype(f, a.dtype) for f in xp.linalg.qr(wide, mode=mode))
     return q, r
+
+
+def _all_at_once(a: Array) -> bool:
+    return a.shape[0] >= BATCH and factors_one_by_one(a)
 
 
 def triangular_factor(a: Array) -> Array:
@@ -94,10 +109,13 @@ def triangular_factor(a: Array) -> Array:
     return np.concatenate(_by_ranges(lambda part: np.linalg.qr(part, mode="r"), a))
 
 
-def complete_qr(a: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
+def complete_qr(a: Array) -> tuple[Array, Array]:
     """Full QR of a batch (nb, p, k): q (nb, p, p), r (nb, p, k)."""
     if 0 in a.shape:
-        return np.broadcast_to(np.eye(a.shape[1], dtype=a.dtype), (a.shape[0], a.shape[1], a.shape[1])), a.copy()
+        eye = np.broadcast_to(np.eye(a.shape[1], dtype=numpy_dtype(a)), (a.shape[0], a.shape[1], a.shape[1]))
+        return like(eye, a), a
+    if not is_numpy(a):
+        return _qr_there(a, complete=True)
     parts = _by_ranges(lambda part: np.linalg.qr(part, mode="complete"), a)
     return np.concatenate([q for q, _ in parts]), np.concatenate([r for _, r in parts])
 
@@ -109,6 +127,8 @@ def left_singular(a: Array) -> tuple[Array, NumpyArray]:
         return _zeros((*a.shape[:2], small), a), np.zeros((a.shape[0], small))
     if not is_numpy(a):  # of the triangular factor: batched decompositions of small matrices are what devices have
         xp = namespace(a)
+        if _all_at_once(a) and min(a.shape[1:]) > JACOBI_SIZE:
+            return batched_svd.jacobi_left(a)
         q, r = _qr_there(a)
         u, s, _ = xp.linalg.svd(r, full_matrices=False)
         return xp.matmul(q, u), to_numpy(s)
@@ -123,11 +143,25 @@ def svd(a: Array) -> tuple[Array, NumpyArray, Array]:
         u, v = _zeros((*a.shape[:2], small), a), _zeros((a.shape[0], small, a.shape[2]), a)
         return u, np.zeros((a.shape[0], small), real_dtype(numpy_dtype(a))), v
     if not is_numpy(a):
-        left, values, right = namespace(a).linalg.svd(a, full_matrices=False)
-        return left, to_numpy(values), right
+        return _svd_there(a)
     parts = _by_ranges(lambda part: np.linalg.svd(part, full_matrices=False), a)
     u, s, v = (np.concatenate([part[k] for part in parts]) for k in range(3))
     return u, s, v
+
+
+def _svd_there(a: Array) -> tuple[Array, NumpyArray, Array]:
+    """Thin singular value decompositions in another library."""
+    if not _all_at_once(a):
+        left, values, right = namespace(a).linalg.svd(a, full_matrices=False)
+        return left, to_numpy(values), right
+    if min(a.shape[1:]) > JACOBI_SIZE:
+        return batched_svd.jacobi(a)
+    if a.shape[1] < a.shape[2]:
+        left, values, right = _svd_there(adjoint(a))
+        return adjoint(right), values, adjoint(left)
+    q, r = batched_qr.householder(a)  # a square factor is small enough to be decomposed with all the others
+    left, values, right = namespace(a).linalg.svd(r, full_matrices=False)
+    return namespace(a).matmul(q, left), to_numpy(values), right
 
 
 def solve(a: NumpyArray, b: NumpyArray) -> NumpyArray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from .._backend import adjoint, as_dtype_of, columns_at_once, concatenated, namespace, zeros_beside
+from .._backend import adjoint_times, as_dtype_of, columns_at_once, concatenated, namespace, zeros_beside
 from .._typing import Array
 from .routing import route_of
 
@@ -24,13 +24,13 @@ def apply_blocks(batch: BlockBatch, x: Array, count: int, *, half: bool, adjoint
     """
     xp = namespace(x)
     data = as_dtype_of(batch.data, x)
-    data = adjoint(data) if adjointly else data
     if 0 in data.shape:  # no blocks on a level, or bases of rank 0: some libraries take nothing from nothing
-        return zeros_beside((count, data.shape[1], x.shape[2]), x)
+        return zeros_beside((count, data.shape[2 if adjointly else 1], x.shape[2]), x)
+    forward, backward = (adjoint_times, xp.matmul) if adjointly else (xp.matmul, adjoint_times)
     route = route_of(batch, count, half=half, adjointly=adjointly)
-    parts = [xp.matmul(data, route.sources.of(x))]
+    parts = [forward(data, route.sources.of(x))]
     if route.mirrored:
-        parts.append(xp.matmul(adjoint(data), route.mirrored_sources.of(x)))
+        parts.append(backward(data, route.mirrored_sources.of(x)))
     return route.add(concatenated(parts))
 
 
@@ -78,7 +78,7 @@ def _nested(
     coefficients, below = {}, x
     for level in range(depth, 0, -1):
         basis = as_dtype_of(source[level], x)
-        below = xp.matmul(adjoint(basis), xp.reshape(below, (2**level, basis.shape[1], columns)))
+        below = adjoint_times(basis, xp.reshape(below, (2**level, basis.shape[1], columns)))
         coefficients[level] = below
     above = None
     for level in range(1, depth + 1):
@@ -95,9 +95,9 @@ def apply_low_rank(batch: LowRankBatch, x: Array, count: int, *, half: bool, adj
     left, right = (as_dtype_of(f, x) for f in (batch.left, batch.right))
     left, right = (right, left) if adjointly else (left, right)
     route = route_of(batch, count, half=half, adjointly=adjointly)
-    parts = [xp.matmul(left, xp.matmul(adjoint(right), route.sources.of(x)))]
+    parts = [xp.matmul(left, adjoint_times(right, route.sources.of(x)))]
     if route.mirrored:
-        parts.append(xp.matmul(right, xp.matmul(adjoint(left), route.mirrored_sources.of(x))))
+        parts.append(xp.matmul(right, adjoint_times(left, route.mirrored_sources.of(x))))
     return route.add(concatenated(parts))
 
 

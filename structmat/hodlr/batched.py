@@ -14,7 +14,7 @@ import numpy as np
 
 from .._backend import adjoint, like, namespace, numpy_dtype, to_numpy, with_columns, zeros_beside
 from .._typing import Array, IntArray, NumpyArray
-from ..batched import BatchedFactorization, times, with_padded_diagonal
+from ..batched import BatchedFactorization, adjoint_times, times, with_padded_diagonal
 from ..blocks import array_bytes
 from ..engine.routing import ScatterSum
 from ..exceptions import SingularBlockError
@@ -39,9 +39,9 @@ class BatchedInverse:
 
     def solve(self, b: Array, *, adjointly: bool = False) -> Array:
         """A x = b or A^H x = b, (nb, p, m)."""
-        a, inverse = (adjoint(self.blocks), adjoint(self.inverse)) if adjointly else (self.blocks, self.inverse)
-        x = times(inverse, b)
-        return x + times(inverse, b - times(a, x))
+        apply = adjoint_times if adjointly else times
+        x = apply(self.inverse, b)
+        return x + apply(self.inverse, b - apply(self.blocks, x))
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _corrected(level: BatchedLevel, x: Array, *, adjointly: bool = False) -> Arr
     nb, k = level.right.shape[0], level.right.shape[2]
     here = xp.reshape(x, (nb, -1, x.shape[2]))
     left, right = (level.right, level.solved) if adjointly else (level.solved, level.right)
-    inner = xp.reshape(times(adjoint(right), here), (nb // 2, 2, k, x.shape[2]))
+    inner = xp.reshape(adjoint_times(right, here), (nb // 2, 2, k, x.shape[2]))
     if adjointly:
         small = level.core.solve(xp.reshape(inner, (nb // 2, 2 * k, x.shape[2])), adjointly=True)
         small = xp.flip(xp.reshape(small, (nb // 2, 2, k, x.shape[2])), axis=1)

@@ -13,7 +13,7 @@ import numpy as np
 
 from .._backend import adjoint, like, namespace, numpy_dtype, to_numpy
 from .._typing import Array
-from ..batched import BatchedFactorization, cholesky, times, with_padded_diagonal
+from ..batched import BatchedFactorization, adjoint_times, cholesky, times, with_padded_diagonal
 from ..blocks import array_bytes
 from ..engine.dense import qr
 from ..engine.routing import ScatterSum
@@ -41,19 +41,19 @@ class BatchedSymmetricLevel:
     def solve_factor(self, x: Array) -> Array:
         """[[I, 0], [B, S]]^-1 x on leaf blocks."""
         a, b = self._children(x)
-        b = b - times(self.second, times(adjoint(self.first), a))
-        return _together(a, b + times(self.second, times(self.solve, times(adjoint(self.second), b))), x)
+        b = b - times(self.second, adjoint_times(self.first, a))
+        return _together(a, b + times(self.second, times(self.solve, adjoint_times(self.second, b))), x)
 
     def solve_adjoint(self, x: Array) -> Array:
         """[[I, 0], [B, S]]^-H x."""
         a, b = self._children(x)
-        b = b + times(self.second, times(adjoint(self.solve), times(adjoint(self.second), b)))
-        return _together(a - times(self.first, times(adjoint(self.second), b)), b, x)
+        b = b + times(self.second, adjoint_times(self.solve, adjoint_times(self.second, b)))
+        return _together(a - times(self.first, adjoint_times(self.second, b)), b, x)
 
     def apply_factor(self, x: Array) -> Array:
         """[[I, 0], [B, S]] x."""
         a, b = self._children(x)
-        inner = times(adjoint(self.first), a) - times(self.apply, times(adjoint(self.second), b))
+        inner = adjoint_times(self.first, a) - times(self.apply, adjoint_times(self.second, b))
         return _together(a, b + times(self.second, inner), x)
 
     def _children(self, x: Array) -> tuple[Array, Array]:
@@ -152,7 +152,7 @@ class BatchedHODLRCholesky(BatchedFactorization):
         x = self._solve_factor(x)
         for level in self._levels[::-1]:
             x = level.solve_adjoint(x)
-        return times(adjoint(self._inverses), x)
+        return adjoint_times(self._inverses, x)
 
     def _adjoint_substitution(self, x: Array) -> Array:
         return self._substitution(x)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._backend import adjoint, as_dtype_of, like, namespace, numpy_dtype, to_numpy
+from .._backend import adjoint, as_dtype_of, compact, namespace, to_numpy
 from .._typing import Array
-from ..batched import BatchedFactorization, times, with_padded_diagonal
+from ..batched import BatchedFactorization, adjoint_times, times, with_padded_diagonal
 from ..blocks import array_bytes
+from ..engine import dense
 from ..exceptions import SingularBlockError
 from .generators import Generators, halves, pairs, swap_siblings
 from .ulv import _permutation_sign, _signs, narrow
@@ -59,7 +60,7 @@ class BatchedULV(BatchedFactorization):
         u, v = (g.row_basis[g.depth], g.col_basis[g.depth]) if g.depth else (d, d)
         for number in range(g.depth, 0, -1):
             d, u, v = self._eliminate(g, number, d, u, v)
-        pivots = _diagonals(namespace(d).linalg.qr(adjoint(d))[1])
+        pivots = _diagonals(dense.qr(adjoint(d))[1])
         _require_pivots(pivots, d, 0)
         self._root = d
 
@@ -78,10 +79,10 @@ class BatchedULV(BatchedFactorization):
         """Add the factors of a level; the diagonal blocks and bases of the parents."""
         xp = namespace(d)
         k, e = u.shape[2], u.shape[1] - u.shape[2]
-        rotation, triangle = _full_qr(u)
+        rotation, triangle = dense.complete_qr(u)
         rest, turned = triangle[:, :k, :], xp.matmul(adjoint(rotation), d)
         top, low = turned[:, :k, :], turned[:, k:, :]
-        mixing, triangle = _full_qr(adjoint(low))
+        mixing, triangle = dense.complete_qr(adjoint(low))
         lower = adjoint(triangle[:, :e, :])
         pivots = _diagonals(lower)
         _require_pivots(pivots, low, number)
@@ -90,9 +91,8 @@ class BatchedULV(BatchedFactorization):
         coupling = xp.matmul(rest, g.couplings[number - 1])
         transfer = g.col_basis[number - 1] if number > 1 else None
         inverse = xp.linalg.inv(lower) if e else lower
-        self._levels.append(
-            BatchedLevel(rotation, mixing, pivots, inverse, mixed[:, :, :e], basis[:, :e, :], coupling, transfer)
-        )
+        front, gone_basis = compact(mixed[:, :, :e]), compact(basis[:, :e, :])
+        self._levels.append(BatchedLevel(rotation, mixing, pivots, inverse, front, gone_basis, coupling, transfer))
         across = xp.matmul(coupling, adjoint(swap_siblings(kept_basis)))
         d = _merged(kept, across)
         if number == 1:
@@ -107,13 +107,13 @@ class BatchedULV(BatchedFactorization):
         eliminated, outside = [], None  # outside: V^H z of what the nodes below have eliminated
         for level in self._levels:
             k = level.front.shape[1]
-            turned = times(adjoint(level.rotation), x)
+            turned = adjoint_times(level.rotation, x)
             gone = times(level.inverse, turned[:, k:, :])
             kept = turned[:, :k, :] - times(level.front, gone)
-            outgoing = times(adjoint(level.gone_basis), gone)
+            outgoing = adjoint_times(level.gone_basis, gone)
             outgoing = outgoing if outside is None else outgoing + outside
             kept = kept - times(level.coupling, swap_siblings(outgoing))
-            outside = None if level.transfer is None else times(adjoint(level.transfer), pairs(outgoing))
+            outside = None if level.transfer is None else adjoint_times(level.transfer, pairs(outgoing))
             eliminated.append(gone)
             x = pairs(kept)
         xp = namespace(x)
@@ -128,18 +128,18 @@ class BatchedULV(BatchedFactorization):
         waiting = []
         for level in self._levels:
             e = level.front.shape[2]
-            turned = times(adjoint(level.mixing), x)
+            turned = adjoint_times(level.mixing, x)
             waiting.append(turned[:, :e, :])
             x = pairs(turned[:, e:, :])
         x = xp.linalg.solve(as_dtype_of(adjoint(self._root), x), x)
         inherited = None  # what the eliminated unknowns see of the world outside their parent
         for level, gone in zip(self._levels[::-1], waiting[::-1], strict=True):
             kept = halves(x)
-            seen = -swap_siblings(times(adjoint(level.coupling), kept))
+            seen = -swap_siblings(adjoint_times(level.coupling, kept))
             if level.transfer is not None and inherited is not None:
                 seen = seen + halves(times(level.transfer, inherited))
-            gone = gone - times(adjoint(level.front), kept) + times(level.gone_basis, seen)
-            solved = times(adjoint(level.inverse), gone)
+            gone = gone - adjoint_times(level.front, kept) + times(level.gone_basis, seen)
+            solved = adjoint_times(level.inverse, gone)
             x, inherited = times(level.rotation, xp.concat([kept, solved], axis=1)), seen
         return x
 
@@ -161,16 +161,6 @@ class BatchedULV(BatchedFactorization):
         part, size = np.linalg.slogdet(to_numpy(self._root)[0])
         sign = sign * part * _permutation_sign(self._tree, self._col_tree)
         return (self.dtype.type(np.sign(sign)) if real else sign / abs(sign)), float(logarithm + size)
-
-
-def _full_qr(a: Array) -> tuple[Array, Array]:
-    """Batched QR with a square unitary factor; of no columns, with the identity."""
-    xp = namespace(a)
-    if a.shape[2]:
-        q, r = xp.linalg.qr(a, mode="complete")
-        return q, r
-    eye = like(np.broadcast_to(np.eye(a.shape[1], dtype=numpy_dtype(a)), (a.shape[0], a.shape[1], a.shape[1])), a)
-    return eye, a
 
 
 def _diagonals(a: Array) -> Array:

@@ -12,9 +12,10 @@ import numpy as np
 
 from .._backend import adjoint, as_dtype_of, namespace, to_numpy
 from .._typing import Array
-from ..batched import BatchedFactorization, cholesky, times, with_padded_diagonal
+from ..batched import BatchedFactorization, adjoint_times, cholesky, times, with_padded_diagonal
 from ..blocks import array_bytes
-from .batched import _full_qr, _merged
+from ..engine import dense
+from .batched import _merged
 from .generators import Generators, halves, pairs, swap_siblings
 from .ulv import narrow
 
@@ -61,7 +62,7 @@ class BatchedHSSCholesky(BatchedFactorization):
         """Add the factors of a level; the diagonal blocks and the bases of the parents."""
         xp = namespace(d)
         k = u.shape[2]
-        rotation, triangle = _full_qr(u)
+        rotation, triangle = dense.complete_qr(u)
         rest = triangle[:, :k, :]
         turned = xp.matmul(xp.matmul(adjoint(rotation), d), rotation)
         lower = cholesky(turned[:, k:, k:], number)
@@ -87,16 +88,16 @@ class BatchedHSSCholesky(BatchedFactorization):
         eliminated = []
         for level in self._levels:
             k = level.cross.shape[2]
-            turned = times(adjoint(level.rotation), x)
+            turned = adjoint_times(level.rotation, x)
             gone = times(level.inverse, turned[:, k:, :])
             eliminated.append(gone)
-            x = pairs(turned[:, :k, :] - times(adjoint(level.cross), gone))
+            x = pairs(turned[:, :k, :] - adjoint_times(level.cross, gone))
         xp = namespace(x)
         root = as_dtype_of(self._root, x)
         x = xp.linalg.solve(adjoint(root), xp.linalg.solve(root, x))
         for level, gone in zip(self._levels[::-1], eliminated[::-1], strict=True):
             kept = halves(x)
-            solved = times(adjoint(level.inverse), gone - times(level.cross, kept))
+            solved = adjoint_times(level.inverse, gone - times(level.cross, kept))
             x = times(level.rotation, xp.concat([kept, solved], axis=1))
         return x
 
