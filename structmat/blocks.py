@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ._backend import compact, conj, is_numpy, like, namespace, numpy_dtype, take
+from ._backend import conj, is_numpy, like, namespace, numpy_dtype, take
 from ._typing import Array, IntArray, NumpyArray
 from .exceptions import ShapeError
 
@@ -40,9 +40,6 @@ class BlockBatch(Placed):
     data: Array  # (nb, p, q)
     rows: IntArray  # (nb,)
     cols: IntArray  # (nb,)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "data", compact(self.data))
 
     @property
     def nbytes(self) -> int:
@@ -91,10 +88,6 @@ class LowRankBatch(Placed):
     rows: IntArray  # (nb,)
     cols: IntArray  # (nb,)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "left", compact(self.left))
-        object.__setattr__(self, "right", compact(self.right))
-
     @property
     def rank(self) -> int:
         """The rank k that all blocks of the batch have."""
@@ -133,9 +126,6 @@ class NestedBasis:
     levels: tuple[Array, ...]
     ranks: tuple[IntArray, ...]
     orders: tuple[IntArray, ...] | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "levels", tuple(compact(level) for level in self.levels))
 
     @property
     def depth(self) -> int:

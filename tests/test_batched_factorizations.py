@@ -156,11 +156,11 @@ def test_products_take_stored_blocks_as_they_lie(monkeypatch, format, symmetric)
 
     monkeypatch.setattr(library, "matmul", spy)
     x = torch.ones(len(points), dtype=torch.float64)
-    for _ in range(2):
+    for matrix in (a, a.truncate(rtol=1e-3), a + a):
         products.clear()
-        assert torch.isfinite(a @ x).all()
-        assert torch.isfinite(a.H @ x).all()
+        assert torch.isfinite(matrix @ x).all()
+        assert torch.isfinite(matrix.H @ x).all()
         assert products
         for pair in products:
             larger = max(pair, key=lambda block: block.numel())
-            assert larger.is_contiguous() or larger.numel() <= 2 * len(points)
+            assert larger.is_contiguous() or larger.numel() <= len(points)
