@@ -152,6 +152,16 @@ def zeros_beside(shape: int | tuple[int, ...], x: Array, *others: Array) -> Arra
     return xp.zeros(shape, dtype=xp.result_type(x, *others), device=array_api_compat.device(x))
 
 
+def numbers_beside(count: int, x: Array) -> Array:
+    """0, 1, .. , count - 1, on the device of `x`."""
+    return np.arange(count) if is_numpy(x) else namespace(x).arange(count, device=array_api_compat.device(x))
+
+
+def identity_beside(count: int, x: Array) -> Array:
+    """The unit matrix of the dtype of `x`, on its device."""
+    return like(np.eye(count, dtype=numpy_dtype(x)), x)
+
+
 def running_sums(x: Array) -> Array:
     """0, x_0, x_0 + x_1, .. of a vector, in double precision."""
     if is_numpy(x):

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ._backend import conj, is_numpy, like, namespace, numpy_dtype, take
+from ._backend import conj, identity_beside, is_numpy, like, namespace, take, zeros_beside
 from ._typing import Array, IntArray, NumpyArray
 from .exceptions import ShapeError
+
+# numbers of padded blocks that are gathered at a time
+PIECE = 1 << 26
 
 
 class Placed:
@@ -295,8 +298,9 @@ class RaggedBasis:
             row = local + second * children[:, :1]
             inside = local < np.where(second, children[:, 1:], children[:, :1])
         column = np.arange(k)
-        index = starts[:, None, None] + column * heights[:, :, None] + row[:, :, None]
-        return _gathered(self.levels[level - 1], index, inside[:, :, None] & (column < ranks[:, None, None]))
+        down, across = starts[:, None] + row, column * heights
+        inside = np.broadcast_to(inside, down.shape)
+        return _gathered(self.levels[level - 1], down, across, inside, column < ranks[:, None])
 
     def require_sizes(self) -> None:
         """Raise `ShapeError` unless each level has as many nodes, numbers and places as its ranks ask for."""
@@ -383,22 +387,32 @@ def _places(counts: IntArray) -> tuple[IntArray, IntArray]:
     return node, np.arange(len(node)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
-def _gathered(data: Array, index: IntArray, inside: NumpyArray) -> Array:
-    """Data[index], with zeros where not `inside`."""
-    xp = namespace(data)
-    inside = np.broadcast_to(inside, index.shape)
-    if not int(np.prod(data.shape)):
-        return like(np.zeros(index.shape, numpy_dtype(data)), data)
-    values = xp.reshape(xp.take(data, like(np.where(inside, index, 0).ravel(), data), axis=0), index.shape)
-    return xp.where(like(inside, data), values, xp.zeros_like(values))
+def _gathered(data: Array, down: IntArray, across: IntArray, rows: NumpyArray, columns: NumpyArray) -> Array:
+    """Blocks (nb, p, q) of data[down + across], from (nb, p) and (nb, q); zeros but in their `rows` and `columns`.
+
+    Index arrays of the size of the blocks are made where the data are, for a piece of the blocks at a time.
+    """
+    xp, shape = namespace(data), (*down.shape, across.shape[1])
+    out = zeros_beside(shape, data)
+    if not int(np.prod(data.shape)) or 0 in shape:
+        return out
+    step = max(1, PIECE // (shape[1] * shape[2]))
+    for start in range(0, shape[0], step):
+        part = slice(start, min(start + step, shape[0]))
+        i, r = (like(a[part], data)[:, :, None] for a in (down, rows))
+        j, c = (like(a[part], data)[:, None, :] for a in (across, columns))
+        index, inside = i + j, r & c
+        index = xp.where(inside, index, xp.zeros_like(index))
+        values = xp.reshape(xp.take(data, xp.reshape(index, (-1,)), axis=0), index.shape)
+        out[part, ...] = xp.where(inside, values, xp.zeros_like(values))
+    return out
 
 
 def padded_blocks(data: Array, heights: IntArray, widths: IntArray, p: int, q: int) -> Array:
     """Blocks that follow each other in `data`, row by row, as (nb, p, q) with zeros to the right and below."""
-    starts = (np.cumsum(heights * widths) - heights * widths)[:, None, None]
-    rows, columns = heights[:, None, None], widths[:, None, None]
-    i, j = np.arange(p)[:, None], np.arange(q)
-    return _gathered(data, starts + i * columns + j, (i < rows) & (j < columns))
+    starts, i, j = np.cumsum(heights * widths) - heights * widths, np.arange(p), np.arange(q)
+    down, across = starts[:, None] + i * widths[:, None], np.broadcast_to(j, (len(starts), q))
+    return _gathered(data, down, across, i < heights[:, None], j < widths[:, None])
 
 
 def ragged_blocks(blocks: NumpyArray, heights: IntArray, widths: IntArray) -> NumpyArray:
@@ -412,7 +426,7 @@ def expand_interpolation(rest: Array, order: IntArray) -> Array:
     nb, _, k = rest.shape
     if not is_numpy(rest):
         xp, p = namespace(rest), order.shape[1]
-        eye = like(np.broadcast_to(np.eye(k, dtype=numpy_dtype(rest)), (nb, k, k)).copy(), rest)
+        eye = xp.broadcast_to(identity_beside(k, rest), (nb, k, k))
         rows = xp.reshape(xp.concat([eye, rest], axis=1), (nb * p, k))
         index = (np.argsort(order, axis=1) + p * np.arange(nb)[:, None]).ravel()
         return xp.reshape(take(rows, index), (nb, p, k))

@@ -290,11 +290,10 @@ class DeviceKernelSource(KernelSource):
         values = self._of_points(x, y)
         xp = namespace(values)
         self.evaluated += int(np.prod(values.shape))
-        inside = (rows >= 0)[:, :, None] & (cols >= 0)[:, None, :]
-        if not is_numpy(inside):
-            values = xp.where(inside, values, xp.zeros_like(values))
-        elif not inside.all():
-            values = xp.where(like(inside, values), values, xp.zeros_like(values))
+        mine, its = rows >= 0, cols >= 0
+        if not (is_numpy(rows) and is_numpy(cols) and mine.all() and its.all()):
+            mine, its = (like(a, values) if is_numpy(a) else a for a in (mine, its))
+            values = xp.where(mine[:, :, None] & its[:, None, :], values, xp.zeros_like(values))
         if not bool(xp.all(xp.isfinite(values))):
             self._require_finite_batch(to_numpy(values), to_numpy(rows), to_numpy(cols))
         return transpose(values) if turned else values

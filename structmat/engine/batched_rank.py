@@ -9,7 +9,7 @@ from __future__ import annotations
 import array_api_compat
 import numpy as np
 
-from .._backend import adjoint, cast, like, namespace, numpy_dtype, squared_norms, take, to_numpy
+from .._backend import adjoint, cast, identity_beside, like, namespace, numpy_dtype, squared_norms, take, to_numpy
 from .._typing import Array, IntArray, NumpyArray
 from . import dense
 
@@ -64,9 +64,8 @@ def interpolation(lower: Array, order: IntArray, ranks: IntArray) -> Array:
     if 0 in bottom.shape:
         return bottom
     # rows of the skeleton beyond the rank of a block take no part
-    unused = (np.arange(k) >= ranks[:, None]).astype(numpy_dtype(lower))
-    corner = (np.arange(k)[:, None] < ranks[:, None, None]).astype(numpy_dtype(lower))
-    top = top * like(corner, lower) + like(unused[:, :, None] * np.eye(k, dtype=unused.dtype), lower)
+    used = like((np.arange(k) < ranks[:, None]).astype(numpy_dtype(lower)), lower)
+    top = top * used[:, :, None] + (1.0 - used)[:, :, None] * identity_beside(k, lower)
     return xp.matrix_transpose(xp.linalg.solve(xp.matrix_transpose(top), xp.matrix_transpose(bottom)))
 
 

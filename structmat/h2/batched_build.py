@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import like, namespace, numpy_dtype, take, transpose
+from .._backend import identity_beside, like, namespace, numpy_dtype, take, transpose
 from .._typing import Array, IntArray, NumpyArray
 from ..blocks import BlockBatch, RaggedBasis, RaggedBatch
 from ..flat.build import near_blocks
@@ -70,12 +70,11 @@ def interpolated(lower: Array, order: IntArray, ranks: IntArray) -> Array:
     """X (nb, p, k) with block = X block[order[:rank]], from its row-pivoted factors (nb, p, k); rows as they were."""
     xp = namespace(lower)
     nb, p, k = lower.shape
-    used = (np.arange(k) < ranks[:, None]).astype(numpy_dtype(lower))
-    lower = lower * like(used[:, None, :], lower)
+    used = like((np.arange(k) < ranks[:, None]).astype(numpy_dtype(lower)), lower)
+    lower = lower * used[:, None, :]
     index = order + p * np.arange(nb)[:, None]
     top = xp.reshape(take(xp.reshape(lower, (nb * p, k)), index[:, :k]), (nb, k, k))
-    unused = (1.0 - used)[:, :, None] * np.eye(k)
-    top = top * like(used[:, :, None], lower) + like(unused.astype(numpy_dtype(lower)), lower)
+    top = top * used[:, :, None] + (1.0 - used)[:, :, None] * identity_beside(k, lower)
     return transpose(xp.linalg.solve(transpose(top), transpose(lower)))
 
 

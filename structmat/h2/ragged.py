@@ -21,6 +21,7 @@ from .._backend import (
     is_numpy,
     like,
     namespace,
+    numbers_beside,
     parallel_ranges,
     require_assignment,
     running_sums,
@@ -112,7 +113,7 @@ def _copy_there(source: Array, target: Array, table: IntArray, adjointly: bool) 
             continue
         ends = np.cumsum(part[:, 4] * part[:, 5])
         first = ends - part[:, 4] * part[:, 5]
-        places = like(np.arange(int(ends[-1])), source)
+        places = numbers_beside(int(ends[-1]), source)
         owner = xp.searchsorted(like(ends, source), places, side="right")
         start, stride, place, step, _, columns, before = (
             xp.take(like(c, source), owner, axis=0) for c in (*part.T.copy(), first)
