@@ -9,7 +9,18 @@ from __future__ import annotations
 import array_api_compat
 import numpy as np
 
-from .._backend import adjoint, cast, identity_beside, like, namespace, numpy_dtype, squared_norms, take, to_numpy
+from .._backend import (
+    adjoint,
+    cast,
+    compact,
+    identity_beside,
+    like,
+    namespace,
+    numpy_dtype,
+    squared_norms,
+    take,
+    to_numpy,
+)
 from .._typing import Array, IntArray, NumpyArray
 from . import dense
 
@@ -22,6 +33,7 @@ def pivoted_rows(
     Returns the factors (nb, p, width) by original rows, zero beyond the rank of a block; the pivots (nb, width), of
     which the first `rank` count; the ranks (nb,); the norms of what is left (nb,). All but the factors are NumPy's.
     """
+    blocks = compact(blocks)  # or each step would copy it once more
     xp, dtype = namespace(blocks), numpy_dtype(blocks)
     nb, p, s = blocks.shape
     device = array_api_compat.device(blocks)

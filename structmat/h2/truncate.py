@@ -32,6 +32,7 @@ from .._backend import (
     conj,
     is_numpy,
     like,
+    namespace,
     numpy_dtype,
     one_blas_thread,
     squared_norms,
@@ -123,7 +124,7 @@ def _rounding(b: RaggedBatch, left: Ragged, right: Ragged) -> NumpyArray:
             for f, nodes, width in zip(lengths, (b.rows, b.cols), (k, m), strict=True)
         )
         products = dense.matmul(squares[:, : rows.shape[1], : cols.shape[1]], cols) * rows
-        total[members] = to_numpy(products).sum(axis=(1, 2))
+        total[members] = to_numpy(namespace(products).sum(products, axis=(1, 2)))
     return (NOISE * float(np.finfo(numpy_dtype(b.data)).eps)) ** 2 * total
 
 
@@ -132,7 +133,7 @@ def _column_squares(a: Ragged) -> NumpyArray:
     widest = int(a.widths.max(initial=0))
     out = np.zeros((len(a), widest))
     for members, (p, q) in groups(a.heights, a.widths):
-        part = (np.abs(to_numpy(a.padded(members, p, q))).astype(np.float64) ** 2).sum(axis=1)
+        part = to_numpy(squared_norms(a.padded(members, p, q), axis=1))
         out[members, : min(q, widest)] = part[:, :widest]
     return out
 
