@@ -164,3 +164,34 @@ def test_products_take_stored_blocks_as_they_lie(monkeypatch, format, symmetric)
         for pair in products:
             larger = max(pair, key=lambda block: block.numel())
             assert larger.is_contiguous() or larger.numel() <= len(points)
+
+
+# ------------------------------------------------------------------------------ what goes over to a device
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """Bytes of the arrays that have gone from the host to torch."""
+    pytest.importorskip("torch")
+    library, sizes = pytest.importorskip("array_api_compat.torch"), []
+    own = library.asarray
+
+    def spy(values, *args, **kwargs):
+        if isinstance(values, np.ndarray):
+            sizes.append(values.nbytes)
+        return own(values, *args, **kwargs)
+
+    monkeypatch.setattr(library, "asarray", spy)
+    return sizes
+
+
+@pytest.mark.parametrize("format", [sm.HSSMatrix, sm.HODLRMatrix, sm.HMatrix, sm.H2Matrix])
+def test_what_is_as_large_as_the_blocks_is_made_on_the_device(sent, format):
+    torch = pytest.importorskip("torch")
+    points, kernel = problem_of(format)
+    a = format.from_kernel(kernel, points, rtol=1e-8, like=torch.zeros(1, dtype=torch.float64))
+    fresh, x = a._with_arrays(torch.clone), torch.ones(len(points), dtype=torch.float64)
+    for compute in (lambda: fresh @ x, lambda: a.truncate(rtol=1e-3), lambda: a + a):
+        sent.clear()
+        compute()
+        assert sum(sent) < 0.5 * a.nbytes
