@@ -191,7 +191,7 @@ def test_what_is_as_large_as_the_blocks_is_made_on_the_device(sent, format):
     points, kernel = problem_of(format)
     a = format.from_kernel(kernel, points, rtol=1e-8, like=torch.zeros(1, dtype=torch.float64))
     fresh, x = a._with_arrays(torch.clone), torch.ones(len(points), dtype=torch.float64)
-    for compute in (lambda: fresh @ x, lambda: a.truncate(rtol=1e-3), lambda: a + a):
+    for share, compute in ((0.1, lambda: fresh @ x), (0.5, lambda: a.truncate(rtol=1e-3)), (0.5, lambda: a + a)):
         sent.clear()
         compute()
-        assert sum(sent) < 0.5 * a.nbytes
+        assert sum(sent) < share * a.nbytes
