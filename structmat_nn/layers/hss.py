@@ -120,6 +120,7 @@ class HSSLinear(StructuredLinear):
         shape = (self.out_features, self.in_features)
         self.structure = Telescopic.of(*shape, rank=rank, levels=levels, column_rank=column_rank)
         self._dense_from = dense_from(self.structure)
+        self.joinable = trees is None and route == "auto"  # see `structmat_nn.layers.joint`
         self.row_tree, self.col_tree = layer_trees(trees, shape, self.structure.levels)
         for name, size in self.structure.parameter_shapes.items():
             self.register_parameter(name, nn.Parameter(torch.empty(size, device=device, dtype=dtype)))
@@ -131,10 +132,14 @@ class HSSLinear(StructuredLinear):
 
     # -------------------------------------------------------------------------------------- products
 
+    def parameter_stacks(self) -> list[tuple[Telescopic, dict[str, Tensor]]]:
+        """The structure, and the parameters of the weight by name."""
+        return [(self.structure, {name: getattr(self, name) for name in self.structure.parameter_shapes})]
+
     def generators(self) -> Generators:
         """The padded stacks of generators, through which gradients flow."""
-        parameters = {name: getattr(self, name) for name in self.structure.parameter_shapes}
-        return self.structure.generators(parameters, {name: getattr(self, name) for name in self._index_names})
+        ((structure, parameters),) = self.parameter_stacks()
+        return structure.generators(parameters, {name: getattr(self, name) for name in self._index_names})
 
     def dense_weight(self) -> Tensor:
         """The weight as one differentiable matrix, (out_features, in_features). Cost O(n^2 r)."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from torch import Tensor
+
 from .telescopic import Telescopic
 
-__all__ = ["Microseconds", "block_time", "dense_from", "dense_time"]
+__all__ = ["Microseconds", "block_time", "bound_by_launches", "dense_from", "dense_time"]
 
 # microseconds: calls of a product and its derivatives, first in all and then by level
 _BLOCK_CALLS = (300.0, 70.0)
@@ -22,6 +24,11 @@ _FORM = 7.0e-3  # an entry of the dense weight
 _BLOCK_RATE = 5.0e4  # operations a microsecond in small blocks
 _DENSE_RATE = 7.5e4  # in one large product
 _OPERATIONS = 6  # for each entry and vector: a multiplication and an addition, forward and in two derivatives
+
+
+def bound_by_launches(x: Tensor) -> bool:
+    """Whether operations on a tensor are launched on a device, where a few large ones beat many small ones."""
+    return x.is_cuda
 
 
 class Microseconds(NamedTuple):

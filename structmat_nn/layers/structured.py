@@ -94,12 +94,14 @@ class StructuredLinear(nn.Module, ABC):
         """Number of parameters of the weight, without the bias."""
         return sum(p.numel() for name, p in self.named_parameters() if name != "bias")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         """Apply the layer to the last axis.
 
         Parameters
         ----------
         x : (..., in_features) tensor
+        weight : (out_features, in_features) tensor, optional
+            `dense_weight()`, where it has been formed already, with those of other layers for instance.
 
         Returns
         -------
@@ -111,7 +113,10 @@ class StructuredLinear(nn.Module, ABC):
                 f"x has {x.shape[-1] if x.dim() else 'no'} features, but the layer takes {self.in_features} "
                 f"(x.shape = {tuple(x.shape)}); its last axis must have length {self.in_features}"
             )
-        y = self._columns(x.reshape(-1, self.in_features).mT).mT.reshape(*x.shape[:-1], self.out_features)
+        columns = x.reshape(-1, self.in_features).mT
+        y = (self._columns(columns) if weight is None else weight @ columns).mT.reshape(
+            *x.shape[:-1], self.out_features
+        )
         return y if self.bias is None else y + self.bias
 
     @torch.no_grad()

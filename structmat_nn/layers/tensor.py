@@ -97,6 +97,7 @@ class HSSTensorLinear(nn.Module):
         self.channels = None if channels is None else _channels(channels)
         options = {"device": device, "dtype": real_dtype(dtype)}
         self._register_factors(_structures(self.shape, self.out_shape, rank, levels), options)
+        self.joinable = True  # see `structmat_nn.layers.joint`
         self.channel_factors: nn.Parameter | None = None
         if self.channels is not None:
             c_in, c_out = self.channels
@@ -182,13 +183,25 @@ class HSSTensorLinear(nn.Module):
     def _buffers_of(self, stack: int) -> dict[str, Tensor]:
         return {name: getattr(self, f"stack{stack}_{name}") for name in self._indices[stack]}
 
-    def factors(self) -> list[Tensor]:
-        """The factors ``W_j^(k)`` as differentiable dense stacks, one (K, p_j, n_j) for each mode."""
-        stacks = []
-        for stack, structure in enumerate(self.structures):
-            parameters = {name: getattr(self, f"stack{stack}_{name}") for name in structure.parameter_shapes}
-            stacks.append(telescopic.dense(structure.generators(parameters, self._buffers_of(stack))))
-        return [stacks[stack][place] for stack, place in self._places]
+    def parameter_stacks(self) -> list[tuple[Telescopic, dict[str, Tensor]]]:
+        """For each structure the parameters by its names, with the leading axes (modes of that structure, K)."""
+        return [
+            (structure, {name: getattr(self, f"stack{stack}_{name}") for name in structure.parameter_shapes})
+            for stack, structure in enumerate(self.structures)
+        ]
+
+    def factors(self, stacks: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """The factors ``W_j^(k)`` as differentiable dense stacks, one (K, p_j, n_j) for each mode.
+
+        `stacks` are the dense matrices of `parameter_stacks`, where these have been formed already.
+        """
+        if stacks is None:
+            stacks = [
+                telescopic.dense(structure.generators(parameters, self._buffers_of(stack)))
+                for stack, (structure, parameters) in enumerate(self.parameter_stacks())
+            ]
+        by_mode = [stack.unbind(0) for stack in stacks]
+        return [by_mode[stack][place] for stack, place in self._places]
 
     def stored(self, mode: int) -> dict[str, Tensor]:
         """The parameters of a mode by the names of its structure, each with the leading axis K."""
@@ -331,20 +344,22 @@ class HSSTensorLinear(nn.Module):
         output = self.out_shape if self.channels is None else (self.channels[1], *self.out_shape)
         return from_inside(y, self.channels is not None).reshape(*lead, *output)
 
-    def inside(self, x: Tensor) -> Tensor:
+    def inside(self, x: Tensor, stacks: Sequence[Tensor] | None = None) -> Tensor:
         """The layer in the layout in which several of them follow each other without a copy.
 
         Parameters
         ----------
         x : (channels in, n_1, batch, n_2, ..., n_m) tensor
             One channel where the layer has no channels.
+        stacks : sequence of tensors, optional
+            As `factors` takes them.
 
         Returns
         -------
         (channels out, p_1, batch, p_2, ..., p_m) tensor
         """
         with torch.autocast(x.device.type, enabled=False):  # the generators stay in their own precision
-            factors = self.factors()
+            factors = self.factors(stacks)
         y = self._two_modes(x, factors) if self.modes == 2 else self._any_modes(x, factors)
         if self.bias is None:
             return y

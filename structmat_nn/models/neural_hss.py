@@ -15,6 +15,8 @@ from structmat.exceptions import ShapeError
 from .. import _check
 from ..layers.activation import LearnableLeakyReLU
 from ..layers.hss import HSSLinear
+from ..layers.joint import JointWeights
+from ..layers.route import bound_by_launches
 from ..layers.tensor import HSSTensorLinear, from_inside, to_inside
 from ..layers.tensor_fit import fit_leaves
 from ..layers.tensor_map import LowRankTensorMap
@@ -135,6 +137,7 @@ class NeuralHSS(GridModel):
         }
         with seeded(seed):
             self._build(total, lift_rank)
+        self.joint = JointWeights(self._joint_layers())
         with torch.no_grad():
             for weight in self.parameters():
                 weight.mul_(positive_number(gain, "gain"))
@@ -229,9 +232,33 @@ class NeuralHSS(GridModel):
         return torch.cat([fields, constant.expand(-1, count, *self.size)], dim=1)
 
     def _transform(self, fields: Tensor) -> Tensor:
-        return self._leave(self._hidden(fields)[1])
+        dense = self._joint_weights(fields)
+        return self._leave(self._hidden(fields, dense)[1], dense)
 
-    def _enter(self, fields: Tensor) -> Tensor:
+    def _joint_layers(self) -> list[Any]:
+        """The layers whose weights can be formed together."""
+        layers = (self.lifting, *self.layers, self.projection)
+        hss = (layer for layer in layers if isinstance(layer, HSSLinear | HSSTensorLinear))
+        return [layer for layer in hss if JointWeights.takes(layer)]
+
+    def _joint_weights(self, fields: Tensor) -> dict[nn.Module, list[Tensor]]:
+        """The dense weights of layers, where it pays to form those of all at once."""
+        if not bound_by_launches(fields):
+            return {}
+        layers = self._joint_layers()
+        if not self.joint.fits(layers):  # one was replaced
+            self.joint = JointWeights(layers)
+        with torch.autocast(fields.device.type, enabled=False):  # the generators stay in their own precision
+            return dict(zip(layers, self.joint(layers), strict=True))
+
+    def _linear(self, layer: Any, z: Tensor, dense: dict[nn.Module, list[Tensor]]) -> Tensor:
+        """The product of a layer in the layout of the hidden ones."""
+        stacks = dense.get(layer)
+        if self.plain:
+            return layer(z) if stacks is None else layer(z, stacks[0])
+        return layer.inside(z, stacks)
+
+    def _enter(self, fields: Tensor, dense: dict[nn.Module, list[Tensor]]) -> Tensor:
         """The hidden field in the layout of the hidden layers; theirs is `HSSTensorLinear.inside` unless plain."""
         lifting = self.lifting
         if isinstance(lifting, LowRankTensorMap):
@@ -239,14 +266,12 @@ class NeuralHSS(GridModel):
             fields = fields.reshape(-1, self.hidden_channels, *self.hidden)
             lifting = None
         z = fields.squeeze(1) if self.plain else to_inside(fields, self.dimension)
-        if lifting is None:
-            return z
-        return lifting(z) if self.plain else lifting.inside(z)
+        return z if lifting is None else self._linear(lifting, z, dense)
 
-    def _leave(self, z: Tensor) -> Tensor:
+    def _leave(self, z: Tensor, dense: dict[nn.Module, list[Tensor]]) -> Tensor:
         projection = self.projection
         if projection is not None and not isinstance(projection, LowRankTensorMap):
-            z = projection(z) if self.plain else projection.inside(z)
+            z = self._linear(projection, z, dense)
             projection = None
         fields = z if self.plain else from_inside(z, channels=True)
         return fields if projection is None else projection(fields.reshape(-1, *projection.in_shape))
@@ -317,7 +342,8 @@ class NeuralHSS(GridModel):
                 f"the last layer is {type(last).__name__}, but alternating least squares fit HSSTensorLinear"
             )
         x = _check.fields(inputs, self.size, self.in_channels)
-        z = self._hidden(self._with_parameters(x.reshape(-1, self.in_channels, *self.size), parameters, x.shape[:1]))
+        fields = self._with_parameters(x.reshape(-1, self.in_channels, *self.size), parameters, x.shape[:1])
+        z = self._hidden(fields, {})
         targets = _check.fields(outputs, self.size, self.out_channels, name="outputs", channels_name="out_channels")
         if self.projection is None:
             z, targets = z[0], self._before_last_activation(targets)
@@ -327,12 +353,12 @@ class NeuralHSS(GridModel):
         targets = targets.reshape(-1, *([self.out_channels] if several else []), *self.size)
         return fit_leaves(last, from_inside(z, several), targets, sweeps=sweeps, ridge=ridge)
 
-    def _hidden(self, fields: Tensor) -> tuple[Tensor, Tensor]:
+    def _hidden(self, fields: Tensor, dense: dict[nn.Module, list[Tensor]]) -> tuple[Tensor, Tensor]:
         """What the last hidden layer takes, and what leaves its activation."""
-        z = taken = self._enter(fields)
+        z = taken = self._enter(fields, dense)
         for layer, activation in zip(self.layers, self.activations, strict=True):
             taken = z
-            z = activation(layer(z) if self.plain else layer.inside(z))
+            z = activation(self._linear(layer, z, dense))
         return taken, z
 
     def _before_last_activation(self, outputs: Tensor) -> Tensor:
