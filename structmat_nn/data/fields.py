@@ -58,7 +58,22 @@ def sine_series(coefficients: Any, points: Any, wave_numbers: Any) -> NumpyArray
             f"{wave_numbers.shape}; give one wave number for each coefficient"
         )
     finite(coefficients, "coefficients")
-    return coefficients @ np.sin(np.pi * np.outer(wave_numbers, points))
+    return row_products(coefficients, np.sin(np.pi * np.outer(wave_numbers, points)))
+
+
+# rows of a product that are computed together
+ROWS = 32
+
+
+def row_products(a: NumpyArray, b: NumpyArray) -> NumpyArray:
+    """A @ b, (..., k) and (k, n), so that a row does not depend on how many others there are, to the last bit.
+
+    BLAS sums in another order for another number of rows: they are multiplied in groups of one size.
+    """
+    rows = a.reshape(-1, a.shape[-1])
+    padded = np.zeros((-(-len(rows) // ROWS), ROWS, a.shape[-1]), dtype=rows.dtype)
+    padded.reshape(-1, a.shape[-1])[: len(rows)] = rows
+    return (padded @ b).reshape(-1, b.shape[1])[: len(rows)].reshape(*a.shape[:-1], b.shape[1])
 
 
 def white_noise(samples: int, size: int | tuple[int, ...], *, rng: RandomLike = None) -> NumpyArray:

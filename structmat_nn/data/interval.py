@@ -18,6 +18,7 @@ import scipy.linalg
 from structmat._typing import NumpyArray
 
 from .dataset import Size
+from .fields import row_products
 
 __all__ = ["fine_points", "heat_on_training_grid", "poisson_on_training_grid", "training_points"]
 
@@ -79,7 +80,7 @@ def heat_on_training_grid(initial: NumpyArray, refinement: int, times: NumpyArra
     eigenvalues, vectors = _laplacian_eigensystem(initial.shape[1], refinement)
     decay = np.exp(-np.multiply.outer(times, eigenvalues))  # (times, size - 1)
     solution = np.zeros((len(initial), len(times), initial.shape[1]))
-    solution[:, :, 1:] = ((initial[:, 1:] @ vectors)[:, None] * decay) @ vectors.T
+    solution[:, :, 1:] = row_products(row_products(initial[:, 1:], vectors)[:, None] * decay, vectors.T)
     return solution
 
 

@@ -71,10 +71,15 @@ def test_every_data_set_has_three_test_sets_and_fits_its_grid(name):
     assert dataset.train.inputs.dtype == np.float64
 
 
-def test_more_samples_begin_with_the_same_ones():
-    few = data.load("poisson1d", samples={"train": 3, "validation": 1}, size=32, cache=False)
-    more = data.load("poisson1d", samples={"train": 7, "validation": 1}, size=32, cache=False)
-    np.testing.assert_array_equal(few.train.inputs, more.train.inputs[:3])
+@pytest.mark.parametrize(
+    ("name", "count"), [("poisson1d", 7), ("poisson1d", 500), ("heat", 5), ("poisson1d-neumann", 40)]
+)
+def test_more_samples_begin_with_the_same_ones(name, count):
+    few = data.load(name, samples={"train": 3, "validation": 1}, size=32, cache=False)
+    more = data.load(name, samples={"train": count, "validation": 1}, size=32, cache=False)
+    same = len(few.train.inputs)
+    np.testing.assert_array_equal(few.train.inputs, more.train.inputs[:same])
+    np.testing.assert_array_equal(few.train.outputs, more.train.outputs[:same])
 
 
 def test_take_and_split_are_views_of_the_first_pairs():
