@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._backend import adjoint, adjoint_times, cast, conj, like, namespace, numpy_dtype
+from .._backend import adjoint, adjoint_times, cast, conj, identity_beside, like, namespace, numpy_dtype, zeros_beside
 from .._typing import Array
 
 # columns whose reflections are gathered before they are applied to the others
@@ -84,16 +84,14 @@ def _mixing(vectors: Array) -> Array:
     """T (nb, w, w), with which the product of the reflections is I - V T V^H."""
     xp = namespace(vectors)
     width = vectors.shape[2]
-    eye = like(np.eye(width, dtype=numpy_dtype(vectors)), vectors)
-    return xp.linalg.inv(xp.triu(adjoint_times(vectors, vectors), k=1) + eye)
+    return xp.linalg.inv(xp.triu(adjoint_times(vectors, vectors), k=1) + identity_beside(width, vectors))
 
 
 def _unitary(panels: list[tuple[int, Array, Array]], a: Array, count: int) -> Array:
     """The first columns of the product of all reflections."""
     xp = namespace(a)
     nb, p, _ = a.shape
-    eye = like(np.eye(p, count, dtype=numpy_dtype(a)), a)
-    q = xp.asarray(xp.broadcast_to(eye, (nb, p, count)), copy=True)
+    q = zeros_beside((nb, p, count), a) + like(np.eye(p, count, dtype=numpy_dtype(a)), a)
     for first, vectors, mixing in panels[::-1]:
         rest = q[:, first:, first:]
         q[:, first:, first:] = rest - xp.matmul(vectors, xp.matmul(mixing, adjoint_times(vectors, rest)))

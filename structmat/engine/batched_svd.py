@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._backend import adjoint, cast, conj, like, namespace, numpy_dtype, take, to_numpy
+from .._backend import adjoint, cast, conj, identity_beside, namespace, numpy_dtype, take, to_numpy
 from .._typing import Array, NumpyArray
 from .batched_qr import householder, scales
 
@@ -54,7 +54,7 @@ def _orthogonal_rows(a: Array) -> tuple[Array, NumpyArray, Array]:
     xp, dtype = namespace(a), numpy_dtype(a)
     nb, m, n = a.shape
     scale, eps = scales(a), float(np.finfo(dtype).eps)
-    eye = like(np.eye(m, dtype=dtype), a)
+    eye = identity_beside(m, a)
     work = xp.concat([a / scale, xp.broadcast_to(eye, (nb, m, m))], axis=2)  # the rows of I are turned along
     if m % 2:
         work = xp.concat([work, xp.zeros_like(work[:, :1, :])], axis=1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .._backend import adjoint, like, namespace, numpy_dtype, to_numpy, with_columns, zeros_beside
+from .._backend import adjoint, identity_beside, namespace, to_numpy, with_columns, zeros_beside
 from .._typing import Array, IntArray, NumpyArray
 from ..batched import BatchedFactorization, adjoint_times, times, with_padded_diagonal
 from ..blocks import array_bytes
@@ -157,7 +157,7 @@ def _cores(solved: Array, right: Array) -> Array:
     """
     xp = namespace(solved)
     inner = xp.matmul(adjoint(right), solved)
-    eye = like(np.broadcast_to(np.eye(inner.shape[1], dtype=numpy_dtype(inner)), inner[::2, ...].shape), inner)
+    eye = xp.broadcast_to(identity_beside(inner.shape[1], inner), inner[::2, ...].shape)
     upper = xp.concat([eye, inner[1::2, ...]], axis=2)
     return xp.concat([upper, xp.concat([inner[::2, ...], eye], axis=2)], axis=1)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .._backend import adjoint, like, namespace, numpy_dtype, to_numpy
+from .._backend import adjoint, identity_beside, namespace, to_numpy
 from .._typing import Array
 from ..batched import BatchedFactorization, adjoint_times, cholesky, times, with_padded_diagonal
 from ..blocks import array_bytes
@@ -110,8 +110,7 @@ class BatchedHODLRCholesky(BatchedFactorization):
         first, triangle = qr(factors[:, 0, :, :])
         second = xp.matmul(factors[:, 1, :, :], adjoint(triangle))
         gram = xp.matmul(adjoint(second), second)
-        shape = gram.shape
-        eye = like(np.broadcast_to(np.eye(shape[1], dtype=numpy_dtype(gram)), shape).copy(), gram)
+        eye = identity_beside(gram.shape[1], gram)
         core = cholesky(eye - gram, level)
         self._core_pivots.append(xp.linalg.diagonal(core))
         square = core + xp.matmul(core, adjoint(core))
