@@ -54,6 +54,11 @@ class BlockBatch(Placed):
         """Rows and columns of a block together."""
         return int(self.data.shape[1]) + int(self.data.shape[2])
 
+    @cached_property
+    def panels(self) -> dict[tuple[int, bool, bool], Any]:
+        """The blocks side by side, as `structmat.engine.routing` has put them where many vectors came."""
+        return {}
+
     def __len__(self) -> int:
         return int(self.data.shape[0])
 

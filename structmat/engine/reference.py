@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from .._backend import adjoint_times, as_dtype_of, columns_at_once, concatenated, namespace, zeros_beside
+from .._backend import adjoint_times, as_dtype_of, columns_at_once, concatenated, is_numpy, namespace, zeros_beside
 from .._typing import Array
-from .routing import route_of
+from .routing import PANEL_COLUMNS, panels_of, route_of
 
 if TYPE_CHECKING:
     from ..blocks import BlockBatch, LowRankBatch, NestedBasis
@@ -26,6 +26,10 @@ def apply_blocks(batch: BlockBatch, x: Array, count: int, *, half: bool, adjoint
     data = as_dtype_of(batch.data, x)
     if 0 in data.shape:  # no blocks on a level, or bases of rank 0: some libraries take nothing from nothing
         return zeros_beside((count, data.shape[2 if adjointly else 1], x.shape[2]), x)
+    if x.shape[2] >= PANEL_COLUMNS and not is_numpy(x):
+        panels = panels_of(batch, count, half=half, adjointly=adjointly)
+        if panels is not None:
+            return panels(x)
     forward, backward = (adjoint_times, xp.matmul) if adjointly else (xp.matmul, adjoint_times)
     route = route_of(batch, count, half=half, adjointly=adjointly)
     parts = [forward(data, route.sources.of(x))]

@@ -10,15 +10,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._backend import Indices, namespace, take, to_numpy, zeros_beside
+from .._backend import (
+    Indices,
+    adjoint,
+    as_dtype_of,
+    concatenated,
+    free_bytes,
+    like,
+    namespace,
+    take,
+    to_numpy,
+    zeros_beside,
+)
 from .._typing import Array, IntArray, NumpyArray
 
 if TYPE_CHECKING:
-    from ..blocks import Placed
+    from ..blocks import BlockBatch, Placed
 
 
 # numbers of gathered blocks that are held at a time
 SLAB = 1 << 22
+# from so many vectors on, blocks are multiplied side by side
+PANEL_COLUMNS = 16
+# bytes of panels of one batch where a library does not say how much is free
+PANEL_BYTES = 1 << 30
 
 
 class ScatterSum:
@@ -94,6 +109,96 @@ class Route:
         self.sources, self.mirrored_sources = Indices(cols), Indices(rows)
         targets = np.concatenate([rows, np.where(off, cols, count)]) if self.mirrored else rows
         self.add = ScatterSum(targets, count)
+
+
+class Panels:
+    """The blocks of a batch side by side by the place that they act on: one product for each place, and no sums.
+
+    With many vectors the products of single blocks take more room than the blocks, and adding them up more time than
+    multiplying. The blocks are stored a second time, those that stand for their mirror images twice.
+
+    Parameters
+    ----------
+    data : (nb, p, q) array
+    rows, cols : (nb,) int arrays
+    count : int
+        Places that products go to.
+    half, adjointly : bool
+        As for `apply_blocks`.
+    """
+
+    def __init__(self, data: Array, rows: IntArray, cols: IntArray, count: int, *, half: bool, adjointly: bool) -> None:
+        places, self.size = _terms(rows, cols, half, adjointly), int(data.shape[2 if adjointly else 1])
+        order = np.argsort(places[0], kind="stable")
+        self._targets, self._sources, blocks, turned = (a[order] for a in places)
+        found = np.bincount(self._targets, minlength=count)
+        starts, rank = np.cumsum(found) - found, np.zeros(count, dtype=np.int64)
+        self._groups: list[tuple[Array, Indices]] = []
+        before = 0
+        for many in np.unique(found[found > 0]):
+            members = np.flatnonzero(found == many)
+            terms = starts[members][:, None] + np.arange(many)
+            self._groups.append(
+                (_side_by_side(data, blocks[terms], turned[terms]), Indices(self._sources[terms].ravel()))
+            )
+            rank[members] = before + np.arange(len(members))
+            before += len(members)
+        rank[found == 0] = before  # a block of zeros behind the others
+        self._empty, self._order = bool((found == 0).any()), Indices(rank)
+
+    def __call__(self, x: Array) -> Array:
+        """The products: x (nodes, q, k) to (count, p, k)."""
+        xp = namespace(x)
+        parts = []
+        for panel, sources in self._groups:
+            gathered = xp.reshape(sources.of(x), (panel.shape[0], panel.shape[2], x.shape[2]))
+            parts.append(xp.matmul(as_dtype_of(panel, x), gathered))
+        if self._empty:
+            parts.append(zeros_beside((1, self.size, x.shape[2]), x))
+        return self._order.of(concatenated(parts))
+
+
+def _terms(rows: IntArray, cols: IntArray, half: bool, adjointly: bool) -> tuple[NumpyArray, ...]:
+    """For each product of a block its target, its source, the block, and whether it is the adjoint that acts."""
+    blocks, off = np.arange(len(rows)), np.flatnonzero(rows != cols) if half else np.zeros(0, dtype=np.int64)
+    targets, sources = (cols, rows) if adjointly else (rows, cols)
+    turned = np.concatenate([np.full(len(rows), adjointly), np.full(len(off), not adjointly)])
+    return (
+        np.concatenate([targets, sources[off]]), np.concatenate([sources, targets[off]]),
+        np.concatenate([blocks, off]), turned,
+    )  # fmt: skip
+
+
+def _side_by_side(data: Array, blocks: IntArray, turned: NumpyArray) -> Array:
+    """Panels (m, p, c q) of blocks (m, c), or of their adjoints where `turned`; a slab of them at a time."""
+    xp = namespace(data)
+    (members, many), (_, p, q) = blocks.shape, data.shape
+    p, q = (q, p) if turned.all() else (p, q)
+    out = zeros_beside((members, p, many * q), data)
+    step = max(1, SLAB // (many * p * q))
+    for start in range(0, members, step):
+        part = slice(start, min(start + step, members))
+        some, mirrored = take(data, blocks[part].ravel()), turned[part].ravel()
+        if mirrored.all():
+            some = adjoint(some)
+        elif mirrored.any():
+            some = xp.where(like(mirrored[:, None, None], data), adjoint(some), some)
+        some = xp.permute_dims(xp.reshape(some, (-1, many, p, q)), (0, 2, 1, 3))
+        out[part, ...] = xp.reshape(some, (-1, p, many * q))
+    return out
+
+
+def panels_of(batch: BlockBatch, count: int, *, half: bool, adjointly: bool) -> Panels | None:
+    """The panels of a batch, which keeps them; None where no place has two blocks, and where there is no room."""
+    panels, key = batch.panels, (count, half, adjointly)
+    if key not in panels:
+        targets = _terms(batch.rows, batch.cols, half, adjointly)[0]
+        needed = batch.nbytes // max(1, len(batch)) * len(targets)
+        free = free_bytes(namespace(batch.data))
+        wanted = len(targets) > len(np.unique(targets)) and needed <= (PANEL_BYTES if free is None else free // 2)
+        place = batch.data, batch.rows, batch.cols, count
+        panels[key] = Panels(*place, half=half, adjointly=adjointly) if wanted else None
+    return panels[key]
 
 
 def route_of(batch: Placed, count: int, *, half: bool, adjointly: bool) -> Route:
