@@ -54,6 +54,11 @@ class BlockBatch(Placed):
         """Rows and columns of a block together."""
         return int(self.data.shape[1]) + int(self.data.shape[2])
 
+    @property
+    def size(self) -> int:
+        """The number of entries of all blocks."""
+        return len(self) * int(self.data.shape[1]) * int(self.data.shape[2])
+
     @cached_property
     def panels(self) -> dict[tuple[int, bool, bool], Any]:
         """The blocks side by side, as `structmat.engine.routing` has put them where many vectors came."""

@@ -12,7 +12,6 @@ import numpy as np
 from .._backend import identity_beside, like, namespace, numpy_dtype, take, transpose
 from .._typing import Array, IntArray, NumpyArray
 from ..blocks import BlockBatch, RaggedBasis, RaggedBatch
-from ..flat.build import near_blocks
 from ..lowrank.interpolative import factor
 from ..nested import NestedStorage
 from ..partition import BlockPartition
@@ -80,7 +79,7 @@ def interpolated(lower: Array, order: IntArray, ranks: IntArray) -> Array:
 
 def build(
     source: DeviceKernelSource, partition: BlockPartition, *, allowed: float, max_rank: int | None, symmetric: bool,
-    rule: Rule, progress: Any,
+    rule: Rule, progress: Any, near: BlockBatch,
 ) -> tuple[NestedStorage, bool]:  # fmt: skip
     """As `interpolative.build`: the matrix, and whether some nodes had too few samples."""
     depth = partition.depth
@@ -93,7 +92,7 @@ def build(
             progress(1.0 / (depth * len(sides)))
     stored = partition.lower() if symmetric else partition
     warn_if_not_compressed(stored, sides[0].ranks[::-1], sides[-1].ranks[::-1], source.dtype.itemsize)
-    return _assembled(source, stored, sides, symmetric), any(side.starved for side in sides)
+    return _assembled(source, stored, sides, symmetric, near), any(side.starved for side in sides)
 
 
 def require_room_for(source: DeviceKernelSource, stored: BlockPartition) -> None:
@@ -106,7 +105,7 @@ def _near_numbers(stored: BlockPartition) -> int:
 
 
 def _assembled(
-    source: DeviceKernelSource, stored: BlockPartition, sides: list[BatchedSide], symmetric: bool
+    source: DeviceKernelSource, stored: BlockPartition, sides: list[BatchedSide], symmetric: bool, near: BlockBatch
 ) -> NestedStorage:
     rows, cols = sides[0], sides[-1]
     bases = [s.basis() for s in sides]
@@ -115,13 +114,12 @@ def _assembled(
     col_basis = row_basis if symmetric else bases[1] if len(bases) == 2 else row_basis.conj()
     shapes = [(row_basis.ranks[level - 1][far[:, 0]], col_basis.ranks[level - 1][far[:, 1]])
               for level, far in enumerate(stored.far) if level]  # fmt: skip
-    # couplings twice: as they are stored, and padded as products take them
-    numbers = _near_numbers(stored) + 2 * sum(int((h * w).sum()) for h, w in shapes)
-    source.require_room(numbers, "the near field of this matrix, with couplings that are padded for products,", REMEDY)
+    # twice: as they are stored, and padded as products take them
+    numbers = 2 * sum(int((h * w).sum()) for h, w in shapes)
+    source.require_room(numbers, "the far field of this matrix, with couplings padded for products,", REMEDY)
     couplings = []
     for level, (heights, widths) in enumerate(shapes, start=1):
         couplings.append(_couplings(source, stored.far[level], heights, widths, rows, cols, level))
-    near: BlockBatch = near_blocks(source, stored)[-1]
     return NestedStorage(near, tuple(couplings), row_basis, col_basis, half=symmetric)
 
 

@@ -32,11 +32,16 @@ SAMPLED_ENTRIES = 1 << 17
 DEVICE_NUMBERS = 1 << 26
 
 
-def by_entries(a: H2Matrix, source: EntrySource, *, asked: float, norm: float, rng: np.random.Generator) -> Certificate:
-    """From entries of the source, stratified over the couplings."""
+def by_entries(
+    a: H2Matrix, source: EntrySource, *, asked: float, norm: float, rng: np.random.Generator, reused: int = 0
+) -> Certificate:
+    """From entries of the source, stratified over the couplings.
+
+    Of all entries where these are few, beside those that the build has taken; `reused` ones have served it twice.
+    """
     return certify.by_entries(
         a, source, lambda: _stratified(a, source, rng), strata="the couplings", asked=asked, norm=norm,
-        exactly=min(2 * source.evaluated, EXACT_AT_MOST),
+        exactly=min(2 * (source.evaluated + reused), EXACT_AT_MOST),
     )  # fmt: skip
 
 

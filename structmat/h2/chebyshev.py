@@ -19,10 +19,9 @@ import numpy as np
 from .. import _check
 from .._backend import cast, is_numpy, like, namespace, take, to_numpy, transpose
 from .._typing import Array, NumpyArray
-from ..blocks import RaggedBasis, RaggedBatch
+from ..blocks import BlockBatch, RaggedBasis, RaggedBatch
 from ..certificate import Certificate
 from ..engine import dense
-from ..flat.build import near_blocks
 from ..flat.fused import CompiledSource
 from ..lowrank.chebyshev import _lagrange
 from ..partition import BlockPartition
@@ -83,7 +82,7 @@ class ChebyshevInterpolation:
 def build(
     cls: Any, source: KernelSource, compiled: CompiledSource | None, partition: BlockPartition,
     given: ChebyshevInterpolation, *, asked: float, norm: float, max_rank: int | None, symmetric: bool,
-    rng: np.random.Generator,
+    rng: np.random.Generator, near: BlockBatch | None,
 ) -> Any:  # fmt: skip
     """The recompressed matrix; where its check fails, once more with a higher order."""
     dimension = partition.row_tree.coordinates.shape[1]
@@ -94,13 +93,13 @@ def build(
         )
     order = given.order or _first_order(source, partition, ACCEPTED * asked * norm, rng)
     stored = partition.lower() if symmetric else partition
-    best = None
+    best, reused = None, 0 if near is None else near.size
     for _attempt in range(ATTEMPTS):
-        full = cls(_blocks(source, compiled, stored, order, symmetric), *_trees(partition), _unknown(asked))
-        checked = by_entries(full, source, asked=asked, norm=norm, rng=rng)
+        full = cls(_blocks(source, compiled, stored, order, symmetric, near), *_trees(partition), _unknown(asked))
+        checked = by_entries(full, source, asked=asked, norm=norm, rng=rng, reused=reused)
         left = np.sqrt(max(asked**2 - checked.upper_bound**2, (0.5 * asked) ** 2))
         candidate = full.truncate(rtol=0.8 * left, max_rank=max_rank)
-        candidate.certificate = by_entries(candidate, source, asked=asked, norm=norm, rng=rng)
+        candidate.certificate = by_entries(candidate, source, asked=asked, norm=norm, rng=rng, reused=reused)
         if best is None or candidate.certificate.upper_bound < best.certificate.upper_bound:
             best = candidate
         if best.certificate.met or given.order is not None or max_rank is not None or order >= HIGHEST:
@@ -186,15 +185,15 @@ def _leaves(tree: ClusterTree) -> tuple[NumpyArray, NumpyArray]:
 
 
 def _blocks(
-    source: KernelSource, compiled: CompiledSource | None, stored: BlockPartition, order: int, symmetric: bool
-) -> H2Blocks:
+    source: KernelSource, compiled: CompiledSource | None, stored: BlockPartition, order: int, symmetric: bool,
+    near: BlockBatch | None,
+) -> H2Blocks:  # fmt: skip
     rows, cols = _trees(stored)
     row_basis, left = _basis(rows, order, source)
     col_basis, right = (row_basis, left) if cols is rows else _basis(cols, order, source)
     if isinstance(source, DeviceKernelSource):
         _require_room(source, stored, left, right)
-        near = near_blocks(source, stored)[-1]
-    else:
+    if near is None:
         data = np.empty((len(stored.near[stored.depth]), rows.leaf_size, cols.leaf_size), dtype=source.dtype)
         near = near_field(source, compiled, stored, data)
     couplings = tuple(
@@ -208,10 +207,9 @@ def _require_room(source: DeviceKernelSource, stored: BlockPartition, left: Tria
     numbers = sum(
         len(far) * r.shape[1] * s.shape[1] for far, (r, _), (s, _) in zip(stored.far[1:], left, right, strict=True)
     )
-    p, q = stored.row_tree.leaf_size, stored.col_tree.leaf_size
-    # couplings thrice: recompression weighs them, and products pad them
+    # thrice: recompression weighs them, and products pad them
     source.require_room(
-        len(stored.near[stored.depth]) * p * q + 3 * numbers, "this matrix before its recompression",
+        3 * numbers, "the far field of this matrix before its recompression",
         "choose far_field=SampledFarField(), a lower order, a larger rtol, or build on the CPU",
     )  # fmt: skip
 

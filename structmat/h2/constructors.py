@@ -22,6 +22,7 @@ from .._inputs import (
     _tolerances,
 )
 from .._typing import Entries, Kernel, RandomLike
+from ..blocks import BlockBatch
 from ..certificate import Certificate, exact
 from ..exceptions import DeviceError, StructureWarning
 from ..flat import build as flat_build
@@ -358,28 +359,36 @@ def _from_source(
             f"on_the_fly=True needs a kernel with a compiled form, an object of structmat.kernelfunctions, but "
             f"{source._describe()} has none; leave on_the_fly out, or make a kernel object of the function"
         )
-    norm = estimated_norm(source, compiled, stored, symmetric, _check.generator(rng))
+    # where evaluation is slow, once is enough
+    near = None if compiled is not None else flat_build.near_blocks(source, stored)[-1]
+    norm = estimated_norm(source, compiled, stored, symmetric, _check.generator(rng), near)
     flat_build.warn_if_squares_underflow(source, norm, tolerance)
     asked = max(tolerance, atol / norm if norm > 0 else 0.0)
     if isinstance(far_field, ChebyshevInterpolation):
         found = _interpolated(
             cls, source, compiled, partition, far_field, asked=asked, norm=norm, max_rank=cap, symmetric=symmetric,
-            rng=_check.generator(rng), on_the_fly=on_the_fly,
+            rng=_check.generator(rng), on_the_fly=on_the_fly, near=near,
         )  # fmt: skip
         return finished(found, found.certificate, cap)
     rule, best = interpolative.Rule.for_tolerance(asked, _dimension(partition), far_field), None
     for _attempt in range(ATTEMPTS):
         given: dict[str, Any] = {
             "allowed": asked * norm, "max_rank": cap, "symmetric": symmetric, "rule": rule,
-            "progress": progress or _silent,
+            "progress": progress or _silent, "near": near,
         }  # fmt: skip
         if isinstance(source, DeviceKernelSource):
             storage, starved = batched_build.build(source, partition, **given)
         else:
             storage, starved = interpolative.build(source, compiled, partition, on_the_fly=on_the_fly, **given)
         candidate = cls._of_storage(storage, partition.row_tree, partition.col_tree, PLACEHOLDER)
-        candidate.certificate = by_entries(candidate, source, asked=asked, norm=norm, rng=_check.generator(rng))
-        certificate = candidate.certificate
+        candidate.certificate = certificate = by_entries(
+            candidate,
+            source,
+            asked=asked,
+            norm=norm,
+            rng=_check.generator(rng),
+            reused=0 if near is None else near.size,
+        )
         if best is None or certificate.upper_bound < best.certificate.upper_bound:
             best = candidate
         if certificate.met or (cap is not None and best.max_rank >= cap):
@@ -402,13 +411,15 @@ def _dimension(partition: BlockPartition) -> int:
 
 
 def estimated_norm(
-    source: EntrySource, compiled: Any, stored: BlockPartition, symmetric: bool, rng: np.random.Generator
-) -> float:
+    source: EntrySource, compiled: Any, stored: BlockPartition, symmetric: bool, rng: np.random.Generator,
+    near: BlockBatch | None,
+) -> float:  # fmt: skip
     """The Frobenius norm: dense blocks exactly where that is cheap, all others from some of their entries."""
     if compiled is not None:
         square = fused.squared_near_norm(compiled, stored, symmetric)
     else:
-        square = flat_build.squared_near_norm(flat_build.near_blocks(source, stored), symmetric)
+        assert near is not None
+        square = flat_build.squared_near_norm((near,), symmetric)
     return flat_build.estimated_norm(source, stored, square, rng, symmetric)
 
 

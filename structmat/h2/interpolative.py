@@ -233,9 +233,12 @@ def padded_lists(values: Any, pointers: IntArray, nodes: IntArray | None = None,
 
 def build(
     source: EntrySource, compiled: CompiledSource | None, partition: BlockPartition, *, allowed: float,
-    max_rank: int | None, symmetric: bool, rule: Rule, on_the_fly: bool, progress: Any,
+    max_rank: int | None, symmetric: bool, rule: Rule, on_the_fly: bool, progress: Any, near: BlockBatch | None,
 ) -> tuple[NestedStorage, bool]:  # fmt: skip
-    """The matrix with an absolute error of about `allowed`; and whether some nodes had too few samples."""
+    """The matrix with an absolute error of about `allowed`; and whether some nodes had too few samples.
+
+    `near` are the dense blocks, where they have been evaluated already.
+    """
     depth = partition.depth
     one_basis = symmetric or (compiled is not None and compiled.mirrored) or is_transposed(source, partition)
     sides = [Side(source, compiled, partition, adjointly=turn) for turn in ((False,) if one_basis else (False, True))]
@@ -248,7 +251,7 @@ def build(
             progress(1.0 / (depth * len(sides)))
     stored = partition.lower() if symmetric else partition
     warn_if_not_compressed(stored, sides[0].ranks[::-1], sides[-1].ranks[::-1], source.dtype.itemsize)
-    assemble = partial(_assembled, source, compiled, stored, sides, symmetric)
+    assemble = partial(_assembled, source, compiled, stored, sides, symmetric, near)
     storage = _evaluated(compiled, stored, sides, symmetric, assemble) if on_the_fly and compiled else assemble()
     return storage, any(side.starved for side in sides)
 
@@ -285,8 +288,9 @@ def tail_shares(partition: BlockPartition) -> list[NumpyArray]:
 
 
 def _assembled(
-    source: EntrySource, compiled: CompiledSource | None, stored: BlockPartition, sides: list[Side], symmetric: bool
-) -> NestedStorage:
+    source: EntrySource, compiled: CompiledSource | None, stored: BlockPartition, sides: list[Side], symmetric: bool,
+    evaluated: BlockBatch | None,
+) -> NestedStorage:  # fmt: skip
     """Bases, near field and couplings, in one buffer."""
     rows, cols = sides[0], sides[-1]
     bases = [s.basis() for s in sides]
@@ -307,7 +311,12 @@ def _assembled(
         for view, a in zip(views, basis.levels, strict=True):
             view[:] = a
         filled.append(RaggedBasis(tuple(views), basis.ranks, basis.leaf_size, basis.orders))
-    near = near_field(source, compiled, stored, parts.pop(0).reshape(-1, p, q))
+    data = parts.pop(0).reshape(-1, p, q)
+    if evaluated is None:
+        near = near_field(source, compiled, stored, data)
+    else:
+        data[...] = evaluated.data
+        near = BlockBatch(data, evaluated.rows, evaluated.cols)
     couplings = []
     for level, (heights, widths) in enumerate(counts, start=1):
         far = stored.far[level]

@@ -149,3 +149,17 @@ def test_entries_and_views_of_complex_matrices(rng):
     narrow = a.astype(np.complex64)
     assert narrow.dtype == np.complex64
     assert relative_error(narrow.to_dense(), dense) <= 1e-6
+
+
+@pytest.mark.parametrize("far_field", [None, sm.h2.ChebyshevInterpolation()], ids=["samples", "interpolation"])
+def test_a_function_is_evaluated_once_in_the_near_field(far_field):
+    points, on_diagonal = np.random.default_rng(0).random((4000, 2)), []
+
+    def kernel(x, y):
+        squares = ((x[:, None] - y[None]) ** 2).sum(axis=2)
+        on_diagonal.append(int((squares == 0.0).sum()))
+        return np.exp(-np.sqrt(squares))
+
+    a = sm.H2Matrix.from_kernel(kernel, points, rtol=1e-3, far_field=far_field)
+    assert a.certificate.met
+    assert sum(on_diagonal) < 1.5 * len(points)

@@ -215,8 +215,8 @@ def test_what_cannot_be_built_on_a_device_says_so(monkeypatch):
         sm.H2Matrix.from_kernel(kernel, x, on_the_fly=True, like=LIKE)
     for what, free, far_field in (
         ("the near field of this matrix takes", [1000], None),
-        ("the near field of this matrix, with couplings", [10**9, 1000], None),
-        ("this matrix before its recompression", [10**9, 1000], sm.h2.ChebyshevInterpolation()),
+        ("the far field of this matrix, with couplings padded for products, takes", [10**9, 1000], None),
+        ("the far field of this matrix before its recompression takes", [10**9, 1000], sm.h2.ChebyshevInterpolation()),
     ):
         left = iter(free)
         monkeypatch.setattr(_backend, "free_bytes", lambda library, left=left: next(left))
