@@ -21,6 +21,8 @@ from .sources import EntrySource
 CONFIDENCE = 0.95
 # up to this many entries the error is computed and not estimated
 EXACT_ENTRIES = 1 << 17
+# and up to so many where the build has looked at half as many
+EXACT_AT_MOST = 1 << 22
 
 
 def probe_factor(probes: int) -> float:
@@ -48,16 +50,16 @@ def by_probes(
 
 def by_entries(
     a: StructuredMatrix, source: EntrySource, stratified: Callable[[], tuple[float, float]], *, strata: str,
-    asked: float, norm: float, exactly: int = 0,
+    asked: float, norm: float, reused: int = 0,
 ) -> Certificate:  # fmt: skip
     """From all entries of a small matrix; else from `stratified` samples over `strata`.
 
-    They give an estimate of the squared error and its standard deviation; norm: of the matrix; exactly: also matrices
-    of up to so many entries count as small.
+    They give an estimate of the squared error and its standard deviation; norm: of the matrix. A matrix is small, too,
+    where the build has evaluated half as many entries as it has; `reused` ones have served it twice.
     """
     m, n = a.shape
     eps = float(np.finfo(a.dtype).eps)
-    if m * n <= max(EXACT_ENTRIES, exactly):
+    if m * n <= max(EXACT_ENTRIES, min(2 * (source.evaluated + reused), EXACT_AT_MOST)):
         dense = source.block(np.arange(m), np.arange(n))
         size = float(np.linalg.norm(dense))
         square, deviation, confidence = float(np.linalg.norm(a.to_dense() - dense)) ** 2, 0.0, 1.0

@@ -27,8 +27,6 @@ SAMPLED_ENTRIES = 1 << 16
 ROWS_PER_BLOCK = 2
 ENTRIES_PER_ROW = 4
 CORNER_ROWS = 8192
-# up to so many entries the error is computed and not estimated, where the build has looked at half as many
-EXACT_AT_MOST = 1 << 22
 # points of a level whose nearest neighbours are looked for, at most
 NEIGHBOUR_POINTS = 1 << 15
 
@@ -42,7 +40,6 @@ def by_entries(
     """
     return certify.by_entries(
         a, source, lambda: _stratified(a, source, rng, mirrored), strata="the low-rank blocks", asked=asked, norm=norm,
-        exactly=min(2 * source.evaluated, EXACT_AT_MOST),
     )  # fmt: skip
 
 

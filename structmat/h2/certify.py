@@ -17,7 +17,7 @@ from .._typing import Array, IntArray, NumpyArray
 from ..certificate import Certificate
 from ..engine import cpu_entries
 from ..engine.dense import matmul
-from ..flat.certify import CORNER_ROWS, EXACT_AT_MOST, in_corners
+from ..flat.certify import CORNER_ROWS, in_corners
 from ..nested.entries import climbed_rows, entry_values
 from ..sources import EntrySource
 from ..tree import ClusterTree
@@ -41,7 +41,7 @@ def by_entries(
     """
     return certify.by_entries(
         a, source, lambda: _stratified(a, source, rng), strata="the couplings", asked=asked, norm=norm,
-        exactly=min(2 * (source.evaluated + reused), EXACT_AT_MOST),
+        reused=reused,
     )  # fmt: skip
 
 

@@ -83,3 +83,12 @@ def test_text():
         "asked 1.0e-08, estimate 2.0e-09, at most 4.0e-09 (confidence 0.95): met [10 probes; 10 probes, 54 products]"
     )
     assert "(guaranteed): NOT MET [by hand]" in str(sm.Certificate(1e-8, 1e-6, 1e-6, 1.0, "by hand"))
+
+
+def test_where_the_build_has_seen_half_of_all_entries_the_error_is_computed():
+    points = np.random.default_rng(0).random((600, 2))
+    kernel = sm.kernelfunctions.Matern(nu=1.5, length=0.2)
+    a = sm.HSSMatrix.from_kernel(kernel, points, rtol=1e-8)
+    assert a.certificate.confidence == 1.0
+    dense = kernel(points, points)
+    assert a.certificate.estimate == pytest.approx(np.linalg.norm(a.to_dense() - dense) / np.linalg.norm(dense))
