@@ -12,7 +12,6 @@ The zeros of these are multiplied too, which costs nothing where launches cost m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,17 +24,11 @@ from .telescopic import Telescopic
 
 __all__ = ["JointWeights"]
 
+# for each structure in a layer its parameters by name; all with the same leading axes
+Stacks = list[tuple[Telescopic, dict[str, Tensor]]]
+
 # entries of a weight up to which it is formed with its zeros
 LARGEST = 1 << 20
-
-
-class HasStacks(Protocol):
-    """A layer whose weights are telescopic matrices."""
-
-    joinable: bool  # in the natural order, and with no route of its own
-
-    def parameter_stacks(self) -> list[tuple[Telescopic, dict[str, Tensor]]]:
-        """For each structure the parameters by name; all with the same leading axes."""
 
 
 class JointWeights(nn.Module):
@@ -43,35 +36,32 @@ class JointWeights(nn.Module):
 
     Parameters
     ----------
-    layers : sequence of layers
-        They give their parameters with each call, and are not held.
+    layers : sequence of stacks
+        What `parameter_stacks` of each layer gives; it comes anew with each call, and is not held.
     """
 
-    def __init__(self, layers: Sequence[HasStacks]) -> None:
+    def __init__(self, layers: Sequence[Stacks]) -> None:
         super().__init__()
         self._leads = _leads(layers)
         for number, (structure, leads) in enumerate(self._leads.items()):
-            device = layers[0].parameter_stacks()[0][1]["D0"].device
+            device = layers[0][0][1]["D0"].device
             index = torch.from_numpy(_positions(structure, [lead.numel() for lead in leads])).to(device)
             self.register_buffer(f"positions{number}", index, persistent=False)
 
     @staticmethod
-    def takes(layer: HasStacks) -> bool:
+    def takes(stacks: Stacks) -> bool:
         """Whether the weights of a layer are small, and have more than one level."""
-        return layer.joinable and all(
-            s.levels > 0 and s.rows * s.columns <= LARGEST for s, _ in layer.parameter_stacks()
-        )
+        return all(s.levels > 0 and s.rows * s.columns <= LARGEST for s, _ in stacks)
 
-    def fits(self, layers: Sequence[HasStacks]) -> bool:
+    def fits(self, layers: Sequence[Stacks]) -> bool:
         """Whether the layers have the sizes of those that this was made for."""
         return self._leads == _leads(layers)
 
-    def forward(self, layers: Sequence[HasStacks]) -> list[list[Tensor]]:
+    def forward(self, layers: Sequence[Stacks]) -> list[list[Tensor]]:
         """For each layer its stacks of dense matrices, each ``(*lead, rows, columns)``."""
-        stacks = [layer.parameter_stacks() for layer in layers]
-        results: list[list[Tensor]] = [[] for _ in stacks]
+        results: list[list[Tensor]] = [[] for _ in layers]
         for number, (structure, leads) in enumerate(self._leads.items()):
-            members = [(k, stored) for k, stack in enumerate(stacks) for s, stored in stack if s == structure]
+            members = [(k, stored) for k, stack in enumerate(layers) for s, stored in stack if s == structure]
             flat = torch.cat([p.reshape(-1) for _, stored in members for p in stored.values()])
             matrices = _dense(structure, flat, getattr(self, f"positions{number}"), sum(lead.numel() for lead in leads))
             parts = matrices.split([lead.numel() for lead in leads])
@@ -80,11 +70,11 @@ class JointWeights(nn.Module):
         return results
 
 
-def _leads(layers: Sequence[HasStacks]) -> dict[Telescopic, list[torch.Size]]:
+def _leads(layers: Sequence[Stacks]) -> dict[Telescopic, list[torch.Size]]:
     """For each structure the leading axes of the parameters of each layer that has it."""
     leads: dict[Telescopic, list[torch.Size]] = {}
-    for layer in layers:
-        for structure, stored in layer.parameter_stacks():
+    for stacks in layers:
+        for structure, stored in stacks:
             lead = stored["D0"].shape[: stored["D0"].dim() - len(structure.parameter_shapes["D0"])]
             leads.setdefault(structure, []).append(lead)
     return leads

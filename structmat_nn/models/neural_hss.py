@@ -137,7 +137,7 @@ class NeuralHSS(GridModel):
         }
         with seeded(seed):
             self._build(total, lift_rank)
-        self.joint = JointWeights(self._joint_layers())
+        self.joint = JointWeights(list(self._joint_stacks().values()))
         with torch.no_grad():
             for weight in self.parameters():
                 weight.mul_(positive_number(gain, "gain"))
@@ -235,21 +235,23 @@ class NeuralHSS(GridModel):
         dense = self._joint_weights(fields)
         return self._leave(self._hidden(fields, dense)[1], dense)
 
-    def _joint_layers(self) -> list[Any]:
-        """The layers whose weights can be formed together."""
+    def _joint_stacks(self) -> dict[nn.Module, Any]:
+        """The parameters of the layers whose weights can be formed together."""
         layers = (self.lifting, *self.layers, self.projection)
-        hss = (layer for layer in layers if isinstance(layer, HSSLinear | HSSTensorLinear))
-        return [layer for layer in hss if JointWeights.takes(layer)]
+        hss = (layer for layer in layers if isinstance(layer, HSSLinear | HSSTensorLinear) and layer.joinable)
+        stacks = {layer: layer.parameter_stacks() for layer in hss}
+        return {layer: stack for layer, stack in stacks.items() if JointWeights.takes(stack)}
 
     def _joint_weights(self, fields: Tensor) -> dict[nn.Module, list[Tensor]]:
         """The dense weights of layers, where it pays to form those of all at once."""
         if not bound_by_launches(fields):
             return {}
-        layers = self._joint_layers()
-        if not self.joint.fits(layers):  # one was replaced
-            self.joint = JointWeights(layers)
+        stacks = self._joint_stacks()
+        given = list(stacks.values())
+        if not self.joint.fits(given):  # a layer was replaced
+            self.joint = JointWeights(given)
         with torch.autocast(fields.device.type, enabled=False):  # the generators stay in their own precision
-            return dict(zip(layers, self.joint(layers), strict=True))
+            return dict(zip(stacks, self.joint(given), strict=True))
 
     def _linear(self, layer: Any, z: Tensor, dense: dict[nn.Module, list[Tensor]]) -> Tensor:
         """The product of a layer in the layout of the hidden ones."""

@@ -105,12 +105,14 @@ def test_no_weight_is_formed_on_a_cpu(monkeypatch):
 
 def test_what_large_or_turned_layers_need_is_left_to_them(monkeypatch):
     monkeypatch.setattr(joint, "LARGEST", 64 * 64)
-    assert joint.JointWeights.takes(HSSLinear(64, 64, rank=2, levels=2))
-    assert not joint.JointWeights.takes(HSSLinear(64, 65, rank=2, levels=2))
-    assert not joint.JointWeights.takes(HSSLinear(64, 64, rank=2, levels=2, route="structured"))
-    assert not joint.JointWeights.takes(HSSLinear(64, 64, rank=0, levels=0))
     tree = sm.ClusterTree.from_points(np.random.default_rng(0).random(64), leaf_size=16)
-    assert not joint.JointWeights.takes(HSSLinear(64, 64, rank=2, levels=2, trees=(tree, tree)))
+    model = NeuralHSS(64, rank=2, levels=2, depth=4, seed=0)
+    model.layers[0] = HSSLinear(64, 64, rank=2, levels=2, route="structured")
+    model.layers[1] = HSSLinear(64, 64, rank=0, levels=0)
+    model.layers[2] = HSSLinear(64, 64, rank=2, levels=2, trees=(tree, tree))
+    assert list(model._joint_stacks()) == [model.layers[3], model.projection]
+    model.projection = HSSLinear(64, 65, rank=2, levels=2)
+    assert list(model._joint_stacks()) == [model.layers[3]]
 
 
 def test_a_layer_that_was_replaced(monkeypatch):
