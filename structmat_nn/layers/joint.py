@@ -59,15 +59,15 @@ class JointWeights(nn.Module):
 
     def forward(self, layers: Sequence[Stacks]) -> list[list[Tensor]]:
         """For each layer its stacks of dense matrices, each ``(*lead, rows, columns)``."""
-        results: list[list[Tensor]] = [[] for _ in layers]
+        found: dict[tuple[int, Telescopic], Tensor] = {}
         for number, (structure, leads) in enumerate(self._leads.items()):
-            members = [(k, stored) for k, stack in enumerate(layers) for s, stored in stack if s == structure]
+            members = [(k, stored) for k, stacks in enumerate(layers) for s, stored in stacks if s == structure]
             flat = torch.cat([p.reshape(-1) for _, stored in members for p in stored.values()])
             matrices = _dense(structure, flat, getattr(self, f"positions{number}"), sum(lead.numel() for lead in leads))
             parts = matrices.split([lead.numel() for lead in leads])
             for (k, _), lead, part in zip(members, leads, parts, strict=True):
-                results[k].append(part.unflatten(0, lead) if lead else part.squeeze(0))
-        return results
+                found[k, structure] = part.unflatten(0, lead) if lead else part.squeeze(0)
+        return [[found[k, structure] for structure, _ in stacks] for k, stacks in enumerate(layers)]
 
 
 def _leads(layers: Sequence[Stacks]) -> dict[Telescopic, list[torch.Size]]:

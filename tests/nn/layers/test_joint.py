@@ -20,6 +20,10 @@ MODELS = {
     "rank 0": (16, {"rank": 0, "levels": 2, "depth": 1}),
     "two axes": ((24, 20), {"rank": 2, "levels": 2, "depth": 3, "outer_rank": 3}),
     "two axes and lifting": ((24, 24), {"rank": 2, "levels": 2, "depth": 2, "outer_rank": 3, "hidden": (20, 22)}),
+    "structures that layers have in another order": (
+        (13, 9),
+        {"rank": 1, "levels": 1, "depth": 2, "outer_rank": 2, "hidden": (17, 9)},
+    ),
     "low-rank lifting": ((12, 12), {"rank": 2, "levels": 1, "depth": 2, "outer_rank": 2, "lift": "tensor"}),
     "three axes and channels": (
         (8, 9, 10),
