@@ -81,6 +81,21 @@ def test_what_is_no_number_is_no_endless_search():
     np.testing.assert_allclose(values[0], [6.0, 0, 0, 0, 0, 0], atol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_numbers_below_the_normal_ones_leave_finite_factors(dtype):
+    """LAPACK's reflections of complex numbers that small are not finite."""
+    torch = pytest.importorskip("torch")
+    blocks = blocks_of(8, 4, dtype)
+    blocks[2:4] *= 0.0
+    blocks[3] = blocks[0] * np.finfo(dtype).tiny * 1e-4
+    for q, r in (dense.qr(torch.tensor(blocks)), dense.complete_qr(torch.tensor(blocks))):
+        assert far_from_unitary(q.numpy()) < 100 * np.finfo(dtype).eps
+        np.testing.assert_allclose(q.numpy() @ r.numpy(), blocks, atol=100 * np.finfo(dtype).eps)
+    left, values = dense.left_singular(torch.tensor(blocks))
+    assert np.isfinite(values).all()
+    assert far_from_unitary(left.numpy()) < 100 * np.finfo(dtype).eps
+
+
 # ------------------------------------------------------------------------------ as on a device with one block at a time
 
 

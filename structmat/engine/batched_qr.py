@@ -56,6 +56,7 @@ def _panel(columns: Array) -> tuple[Array, Array]:
     """
     xp = namespace(columns)
     dtype = numpy_dtype(columns)
+    tiny = float(np.finfo(dtype).tiny)
     done = xp.asarray(columns, copy=True)
     vectors = xp.zeros_like(done)
     for c in range(min(columns.shape[1:])):
@@ -64,7 +65,7 @@ def _panel(columns: Array) -> tuple[Array, Array]:
         first = x[:, :1, :]
         magnitude = xp.abs(first)
         one = xp.ones_like(magnitude)
-        present = magnitude > 0.0
+        present = magnitude >= tiny
         phase = xp.where(present, first / cast(xp.where(present, magnitude, one), dtype), xp.ones_like(first))
         turned = phase * cast(sizes, dtype)
         lengths = sizes * (sizes + magnitude)  # half the squared norm of x + turned e_1

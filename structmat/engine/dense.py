@@ -9,7 +9,6 @@ import numpy as np
 
 from .._backend import (
     adjoint,
-    cast,
     factors_one_by_one,
     is_numpy,
     like,
@@ -87,15 +86,13 @@ def qr(a: Array) -> tuple[Array, Array]:
 
 
 def _qr_there(a: Array, *, complete: bool = False) -> tuple[Array, Array]:
-    """QR in another library, some of which underflow to NaN in single precision: then in double."""
+    """QR in another library; where its factors are not finite (numbers so small that they underflow), by our own."""
     if _all_at_once(a):
         return batched_qr.householder(a, complete=complete)
-    xp, mode = namespace(a), "complete" if complete else "reduced"
-    q, r = xp.linalg.qr(a, mode=mode)
-    if r.dtype in (xp.float32, xp.complex64) and not bool(xp.all(xp.isfinite(r))):
-        wide = cast(a, np.result_type(numpy_dtype(a), np.float64))
-        q, r = (xp.astype(f, a.dtype) for f in xp.linalg.qr(wide, mode=mode))
-    return q, r
+    xp = namespace(a)
+    q, r = xp.linalg.qr(a, mode="complete" if complete else "reduced")
+    regular = xp.all(xp.isfinite(q)) & xp.all(xp.isfinite(r))
+    return (q, r) if bool(regular) else batched_qr.householder(a, complete=complete)
 
 
 def _all_at_once(a: Array) -> bool:
