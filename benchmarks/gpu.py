@@ -255,15 +255,15 @@ def h2(report: Report, device: Device, floors: dict[str, float], n: int, quick: 
 def large_h2(report: Report, device: Device, floors: dict[str, float], n: int, quick: bool) -> None:
     """1 / r at so many points, built and applied on the device alone.
 
-    What is stored half is read twice in a product, once for each half. So the bandwidth is that of the matrix with all
-    blocks stored, where there is room for it.
+    What is stored half is read twice in a product, once for each half; so the product is measured with all blocks
+    stored, too.
     """
     points, like = np.random.default_rng(5).random((n, 3)), device.to_device(np.zeros(1))
     there = h2_build(points, like)
     report.add("H2, 1 / r, large: error that the check of the build estimates", there.certificate.estimate, "", 1e-4)
     seconds = device.seconds(lambda: h2_build(points, like), 1, 0)
     report.add("H2, 1 / r, large: build", seconds, "s", None if quick else 10.0)
-    products(report, device, floors, "H2, 1 / r, large", there, False)
+    products(report, device, floors, "H2, 1 / r, large", there, not quick)
     many_products(report, device, floors, "H2, 1 / r, large", there, 16 if quick else 256)
     del there
     whole = h2_build(points, like, symmetric=False)
