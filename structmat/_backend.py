@@ -86,7 +86,7 @@ def require_assignment(x: Array) -> None:
 
 
 def factors_one_by_one(x: Array) -> bool:
-    """Whether the library of an array factors the blocks of a batch one after the other, with kernels for each."""
+    """Whether a batch is on a CUDA device, where CuPy factors its blocks one after the other, with kernels for each."""
     return array_api_compat.is_cupy_array(x) or (array_api_compat.is_torch_array(x) and x.device.type == "cuda")
 
 

@@ -1,6 +1,6 @@
 """QR of a batch of blocks in array operations: Householder reflections of all blocks at once, by panels.
 
-The libraries of a GPU factor the blocks of a batch one after the other, a dozen kernels for each. Here a reflection of
+CuPy factors the blocks of a batch one after the other, with kernels for each. Here a reflection of
 all blocks takes a dozen kernels, and what is right of a panel is updated by products of blocks.
 """
 

@@ -1,6 +1,6 @@
 """Singular value decompositions of a batch of blocks in array operations: one-sided Jacobi, all blocks at once.
 
-The libraries of a GPU decompose blocks of more than 32 columns one after the other. Here a round of rotations turns
+CuPy decomposes blocks of more than 32 columns one after the other. Here a round of rotations turns
 half the pairs of rows of all blocks with some dozen kernels.
 """
 
