@@ -14,6 +14,7 @@ from ._typing import Array, NumpyArray
 from .algebra import MatrixAlgebra
 from .certificate import Certificate
 from .exceptions import DeviceError, IllConditionedWarning, ShapeError, SymmetryError
+from .krylov import product_of
 from .tree import ClusterTree
 
 if TYPE_CHECKING:
@@ -415,16 +416,6 @@ class StructuredMatrix(MatrixAlgebra, ABC):
         from .plot import plot_structure
 
         return plot_structure(self, ax=ax)
-
-
-def product_of(operator: Any) -> Any:
-    """The function that multiplies with blocks (n, k) of vectors."""
-    for name in ("matmat", "__matmul__"):
-        if hasattr(operator, name):
-            return getattr(operator, name)
-    if hasattr(operator, "matvec"):
-        return lambda x: np.stack([np.asarray(operator.matvec(c)).reshape(-1) for c in x.T], axis=1)
-    raise TypeError(f"operator of type {type(operator).__name__} has neither matmat, matvec nor @")
 
 
 def _refined(factored: Factorization, operator: Any, b: Any, x: Any, rtol: float, max_steps: int) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -183,3 +184,13 @@ def _dots(x: NumpyArray, y: NumpyArray) -> NumpyArray:
     """The inner products of the columns, (k,)."""
     products: NumpyArray = np.einsum("nk,nk->k", x.conj(), y)
     return products
+
+
+def product_of(operator: Any) -> Any:
+    """The function that multiplies with blocks (n, k) of vectors."""
+    for name in ("matmat", "__matmul__"):
+        if hasattr(operator, name):
+            return getattr(operator, name)
+    if hasattr(operator, "matvec"):
+        return lambda x: np.stack([np.asarray(operator.matvec(c)).reshape(-1) for c in x.T], axis=1)
+    raise TypeError(f"operator of type {type(operator).__name__} has neither matmat, matvec nor @")

@@ -20,10 +20,11 @@ import numpy as np
 from . import _check, krylov
 from ._backend import is_numpy, like, to_numpy
 from ._typing import Array, NumpyArray
-from .base import StructuredMatrix, product_of
+from .base import StructuredMatrix
 from .exceptions import ConvergenceWarning, NotPositiveDefiniteError, ShapeError, SingularBlockError
 from .h2.matrix import H2Matrix
 from .hmatrix.matrix import HMatrix
+from .krylov import product_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
