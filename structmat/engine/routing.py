@@ -130,17 +130,16 @@ class Panels:
     def __init__(self, data: Array, rows: IntArray, cols: IntArray, count: int, *, half: bool, adjointly: bool) -> None:
         places, self.size = _terms(rows, cols, half, adjointly), int(data.shape[2 if adjointly else 1])
         order = np.argsort(places[0], kind="stable")
-        self._targets, self._sources, blocks, turned = (a[order] for a in places)
-        found = np.bincount(self._targets, minlength=count)
+        targets, sources, blocks, turned = (a[order] for a in places)
+        found = np.bincount(targets, minlength=count)
         starts, rank = np.cumsum(found) - found, np.zeros(count, dtype=np.int64)
         self._groups: list[tuple[Array, Indices]] = []
         before = 0
         for many in np.unique(found[found > 0]):
             members = np.flatnonzero(found == many)
             terms = starts[members][:, None] + np.arange(many)
-            self._groups.append(
-                (_side_by_side(data, blocks[terms], turned[terms]), Indices(self._sources[terms].ravel()))
-            )
+            panel = _side_by_side(data, blocks[terms], turned[terms])
+            self._groups.append((panel, Indices(sources[terms].ravel())))
             rank[members] = before + np.arange(len(members))
             before += len(members)
         rank[found == 0] = before  # a block of zeros behind the others

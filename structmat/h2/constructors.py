@@ -370,6 +370,7 @@ def _from_source(
             rng=_check.generator(rng), on_the_fly=on_the_fly, near=near,
         )  # fmt: skip
         return finished(found, found.certificate, cap)
+    reused = 0 if near is None else near.size
     rule, best = interpolative.Rule.for_tolerance(asked, _dimension(partition), far_field), None
     for _attempt in range(ATTEMPTS):
         given: dict[str, Any] = {
@@ -382,12 +383,7 @@ def _from_source(
             storage, starved = interpolative.build(source, compiled, partition, on_the_fly=on_the_fly, **given)
         candidate = cls._of_storage(storage, partition.row_tree, partition.col_tree, PLACEHOLDER)
         candidate.certificate = certificate = by_entries(
-            candidate,
-            source,
-            asked=asked,
-            norm=norm,
-            rng=_check.generator(rng),
-            reused=0 if near is None else near.size,
+            candidate, source, asked=asked, norm=norm, rng=_check.generator(rng), reused=reused
         )
         if best is None or certificate.upper_bound < best.certificate.upper_bound:
             best = candidate

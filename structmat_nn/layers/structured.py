@@ -114,9 +114,8 @@ class StructuredLinear(nn.Module, ABC):
                 f"(x.shape = {tuple(x.shape)}); its last axis must have length {self.in_features}"
             )
         columns = x.reshape(-1, self.in_features).mT
-        y = (self._columns(columns) if weight is None else weight @ columns).mT.reshape(
-            *x.shape[:-1], self.out_features
-        )
+        product = self._columns(columns) if weight is None else weight @ columns
+        y = product.mT.reshape(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
 
     @torch.no_grad()
