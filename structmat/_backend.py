@@ -269,6 +269,58 @@ def columns_at_once(held: int, x: Array) -> int:
     return min(columns, max(1, max(WORK_SPACE, free // (4 * numpy_dtype(x).itemsize)) // held))
 
 
+def concurrently(aside: Callable[[], Array], here: Callable[[], Array], x: Array) -> tuple[Array, Array]:
+    """Both results. Where `x` is on a GPU, the kernels of the first go to a stream of their own, beside the others.
+
+    That stream waits for what was asked of the current one before, which in the end waits for it. So each of them uses
+    again only memory that the other is done with, and both are in a graph that is being recorded.
+    """
+    streams = _streams(x)
+    if streams is None:
+        return aside(), here()
+    current, other, scope = streams
+    other.wait_event(_event(current))
+    try:
+        with scope:
+            first = aside()
+        return first, here()
+    finally:
+        current.wait_event(_event(other))
+
+
+def _streams(x: Array) -> tuple[Any, Any, Any] | None:
+    """The current stream of the GPU that `x` is on, another one, and a context in which that is the current one."""
+    if array_api_compat.is_cupy_array(x):
+        import cupy
+
+        other = _other_stream("cupy", x.device.id)
+        return cupy.cuda.get_current_stream(), other, other
+    if array_api_compat.is_torch_array(x) and x.device.type == "cuda":
+        import torch
+
+        other = _other_stream("torch", x.device.index)
+        return torch.cuda.current_stream(x.device), other, torch.cuda.stream(other)
+    return None
+
+
+@cache
+def _other_stream(library: str, device: int) -> Any:
+    """One for each device: kernels of a product follow those of the one before."""
+    if library == "cupy":
+        import cupy
+
+        with cupy.cuda.Device(device):
+            return cupy.cuda.Stream(non_blocking=True)
+    import torch
+
+    return torch.cuda.Stream(device)
+
+
+def _event(stream: Any) -> Any:
+    """What a stream has been asked for so far."""
+    return stream.record() if hasattr(stream, "record") else stream.record_event()
+
+
 class Recording:
     """The kernels of a function of one array of torch, as a CUDA graph that replays all of them with one launch.
 

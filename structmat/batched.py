@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from . import _backend, _check
-from ._backend import as_dtype_of, beside, like, namespace, numpy_dtype, to_numpy
+from . import _check
+from ._backend import beside, like, namespace, numpy_dtype, to_numpy
 from ._typing import Array
 from .base import Factorization
 from .exceptions import DeviceError, NotPositiveDefiniteError
@@ -88,16 +88,6 @@ def cholesky(blocks: Array, level: int) -> Array:
         node = int(np.linalg.eigvalsh(to_numpy(blocks))[:, 0].argmin())
         raise NotPositiveDefiniteError.in_node(level, node)
     return factors
-
-
-def times(a: Array, x: Array) -> Array:
-    """A x in the dtype of x, which is that of a or a wider one."""
-    return namespace(x).matmul(as_dtype_of(a, x), x)
-
-
-def adjoint_times(a: Array, x: Array) -> Array:
-    """A^H x in the dtype of x, which is that of a or a wider one."""
-    return _backend.adjoint_times(as_dtype_of(a, x), x)
 
 
 def with_padded_diagonal(diagonal: Array, tree: ClusterTree) -> tuple[Array, float]:

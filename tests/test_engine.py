@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 
 from structmat.blocks import BlockBatch, NestedBasis
-from structmat.engine import cpu_rank, cpu_sketch, cpu_solve, cpu_ulv, dense, reference, routing
+from structmat.engine import cpu_rank, cpu_sketch, cpu_solve, cpu_ulv, dense, reference, slabs
 from structmat.engine.cpu import jit, taken
 from structmat.engine.routing import ScatterSum
 from structmat.nested import NestedStorage
@@ -157,7 +157,7 @@ def test_the_pass_in_other_libraries(xp, rng):
 
 @pytest.mark.parametrize("slab", [1, 70, 1 << 22])  # one round at a time, two, all
 def test_scatter_sum_by_its_definition(rng, slab, monkeypatch):
-    monkeypatch.setattr(routing, "SLAB", slab)
+    monkeypatch.setattr(slabs, "SLAB", slab)
     blocks, targets = rng.standard_normal((19, 2, 3)), rng.integers(0, 7, 19)
     expected = np.zeros((7, 2, 3))
     np.add.at(expected, targets, blocks)

@@ -5,7 +5,7 @@ import pytest
 
 import structmat as sm
 from structmat.blocks import BlockBatch
-from structmat.engine import reference, routing
+from structmat.engine import reference, routing, slabs
 from structmat.engine.reference import apply_blocks
 
 COLUMNS = routing.PANEL_COLUMNS
@@ -26,7 +26,7 @@ def dense_twin(data, rows, cols, count, half):
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("slab", [1, 1 << 22])
 def test_side_by_side_is_the_sum_of_blocks(xp, rng, monkeypatch, dtype, adjointly, half, slab):
-    monkeypatch.setattr(routing, "SLAB", slab)
+    monkeypatch.setattr(slabs, "SLAB", slab)
     p, q = (5, 5) if half else (5, 4)
     # places with four blocks, one block and none; a diagonal block
     rows, cols = np.array([1, 4, 4, 4, 2, 4, 5]), np.array([0, 0, 4, 1, 2, 3, 3])

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from .._backend import adjoint_times, as_dtype_of, columns_at_once, concatenated, is_numpy, namespace, zeros_beside
+from .. import _backend
+from .._backend import columns_at_once, concatenated, concurrently, is_numpy, namespace, zeros_beside
 from .._typing import Array
-from .routing import PANEL_COLUMNS, panels_of, route_of
+from .routing import PANEL_COLUMNS, Route, panels_of, route_of
+from .slabs import adjoint_times, times, widened
 
 if TYPE_CHECKING:
     from ..blocks import BlockBatch, LowRankBatch, NestedBasis
@@ -22,20 +24,31 @@ def apply_blocks(batch: BlockBatch, x: Array, count: int, *, half: bool, adjoint
 
     With `half`, each block off the diagonal also acts, as its adjoint, at the mirrored place.
     """
-    xp = namespace(x)
-    data = as_dtype_of(batch.data, x)
-    if 0 in data.shape:  # no blocks on a level, or bases of rank 0: some libraries take nothing from nothing
-        return zeros_beside((count, data.shape[2 if adjointly else 1], x.shape[2]), x)
+    if 0 in batch.data.shape:  # no blocks on a level, or bases of rank 0: some libraries take nothing from nothing
+        return zeros_beside((count, batch.data.shape[2 if adjointly else 1], x.shape[2]), x)
     if x.shape[2] >= PANEL_COLUMNS and not is_numpy(x):
         panels = panels_of(batch, count, half=half, adjointly=adjointly)
         if panels is not None:
             return panels(x)
-    forward, backward = (adjoint_times, xp.matmul) if adjointly else (xp.matmul, adjoint_times)
+    forward, backward = namespace(x).matmul, _backend.adjoint_times
+    if adjointly:
+        forward, backward = backward, forward
     route = route_of(batch, count, half=half, adjointly=adjointly)
-    parts = [forward(data, route.sources.of(x))]
-    if route.mirrored:
-        parts.append(backward(data, route.mirrored_sources.of(x)))
-    return route.add(concatenated(parts))
+    return route.add(_products(route, (batch.data,), forward, backward, x))
+
+
+def _products(
+    route: Route, stored: tuple[Array, ...], forward: Callable[..., Array], backward: Callable[..., Array], x: Array
+) -> Array:
+    """The blocks of a batch times their vectors, and then the mirrored ones times theirs: (products, p, k)."""
+    vectors = route.sources.of(x)
+    others = route.mirrored_sources.of(x) if route.mirrored else None
+    ahead, back = [], []
+    for part, blocks in widened(x, *stored):
+        ahead.append(forward(*blocks, vectors[part, ...]))
+        if others is not None:
+            back.append(backward(*blocks, others[part, ...]))
+    return concatenated([*ahead, *back])
 
 
 def by_columns(
@@ -76,33 +89,55 @@ def _nested(
     half: bool,
     adjointly: bool,
 ) -> Array:
+    def near_field() -> Array:
+        return apply_blocks(near, x, x.shape[0], half=half, adjointly=adjointly)
+
+    def far_field() -> Array:
+        return _far_field(couplings, target, source, x, half, adjointly)
+
+    if target.depth == 0:
+        return near_field()
+    y, far = _both(near_field, far_field, x)
+    return y + far
+
+
+def _both(near_field: Callable[[], Array], far_field: Callable[[], Array], x: Array) -> tuple[Array, Array]:
+    """Both fields; at the same time where kernels of few vectors leave room for others."""
+    return concurrently(near_field, far_field, x) if x.shape[2] < PANEL_COLUMNS else (near_field(), far_field())
+
+
+def _far_field(
+    couplings: tuple[BlockBatch, ...], target: NestedBasis, source: NestedBasis, x: Array, half: bool, adjointly: bool
+) -> Array:
+    """Up the tree, across on each level, and down again."""
     xp = namespace(x)
     depth, columns = target.depth, x.shape[2]
-    y = apply_blocks(near, x, x.shape[0], half=half, adjointly=adjointly)
     coefficients, below = {}, x
     for level in range(depth, 0, -1):
-        basis = as_dtype_of(source[level], x)
-        below = adjoint_times(basis, xp.reshape(below, (2**level, basis.shape[1], columns)))
+        below = adjoint_times(source[level], xp.reshape(below, (2**level, source[level].shape[1], columns)))
         coefficients[level] = below
     above = None
     for level in range(1, depth + 1):
         here = apply_blocks(couplings[level - 1], coefficients[level], 2**level, half=half, adjointly=adjointly)
         if above is not None:
             here = here + xp.reshape(above, (2**level, target.width(level), columns))
-        above = xp.matmul(as_dtype_of(target[level], x), here)
-    return y if above is None else y + above
+        above = times(target[level], here)
+    return above
 
 
 def apply_low_rank(batch: LowRankBatch, x: Array, count: int, *, half: bool, adjointly: bool) -> Array:
     """As `apply_blocks` for low-rank blocks left @ right^H."""
     xp = namespace(x)
-    left, right = (as_dtype_of(f, x) for f in (batch.left, batch.right))
-    left, right = (right, left) if adjointly else (left, right)
+
+    def forward(left: Array, right: Array, vectors: Array) -> Array:
+        return xp.matmul(left, _backend.adjoint_times(right, vectors))
+
+    def backward(left: Array, right: Array, vectors: Array) -> Array:
+        return forward(right, left, vectors)
+
     route = route_of(batch, count, half=half, adjointly=adjointly)
-    parts = [xp.matmul(left, adjoint_times(right, route.sources.of(x)))]
-    if route.mirrored:
-        parts.append(xp.matmul(right, adjoint_times(left, route.mirrored_sources.of(x))))
-    return route.add(concatenated(parts))
+    factors = (batch.right, batch.left) if adjointly else (batch.left, batch.right)
+    return route.add(_products(route, factors, forward, backward, x))
 
 
 def flat_apply(
@@ -132,12 +167,21 @@ def _flat(
 ) -> Array:
     xp = namespace(x)
     leaves, q, columns = x.shape
-    y = xp.zeros_like(xp.broadcast_to(x[:, :1, :], (leaves, size, columns)))
-    for level, (dense, batches) in enumerate(zip(near, far, strict=True)):
-        nodes = 1 << level
-        here = xp.reshape(x, (nodes, leaves * q // nodes, columns))
-        parts = [apply_blocks(dense, here, nodes, half=half, adjointly=adjointly)] if len(dense) else []
-        parts += [apply_low_rank(b, here, nodes, half=half, adjointly=adjointly) for b in batches if b.rank]
+    levels = [xp.reshape(x, (1 << level, (leaves * q) >> level, columns)) for level in range(len(near))]
+
+    def total(parts: Iterable[Array]) -> Array:
+        y = xp.zeros_like(xp.broadcast_to(x[:, :1, :], (leaves, size, columns)))
         for part in parts:
             y = y + xp.reshape(part, (leaves, size, columns))
-    return y
+        return y
+
+    def near_field() -> Array:
+        pairs = [(b, here) for b, here in zip(near, levels, strict=True) if len(b)]
+        return total(apply_blocks(b, here, here.shape[0], half=half, adjointly=adjointly) for b, here in pairs)
+
+    def far_field() -> Array:
+        pairs = [(b, here) for some, here in zip(far, levels, strict=True) for b in some if b.rank]
+        return total(apply_low_rank(b, here, here.shape[0], half=half, adjointly=adjointly) for b, here in pairs)
+
+    y, other = _both(near_field, far_field, x)
+    return y + other

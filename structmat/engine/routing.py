@@ -13,7 +13,6 @@ import numpy as np
 from .._backend import (
     Indices,
     adjoint,
-    as_dtype_of,
     concatenated,
     free_bytes,
     like,
@@ -23,13 +22,12 @@ from .._backend import (
     zeros_beside,
 )
 from .._typing import Array, IntArray, NumpyArray
+from . import slabs
 
 if TYPE_CHECKING:
     from ..blocks import BlockBatch, Placed
 
 
-# numbers of gathered blocks that are held at a time
-SLAB = 1 << 22
 # from so many vectors on, blocks are multiplied side by side
 PANEL_COLUMNS = 16
 # bytes of panels of one batch where a library does not say how much is free
@@ -73,7 +71,7 @@ class ScatterSum:
             return zeros_beside((self.count, *blocks.shape[1:]), blocks)
         xp = namespace(blocks)
         padded = xp.concat([blocks, xp.zeros_like(blocks[:1, ...])], axis=0)
-        at_once = max(1, SLAB // max(1, self.count * blocks.shape[1] * blocks.shape[2]))
+        at_once = max(1, slabs.SLAB // max(1, self.count * blocks.shape[1] * blocks.shape[2]))
         total = None
         for start in range(0, self.rounds, at_once):
             stop = min(start + at_once, self.rounds)
@@ -151,7 +149,7 @@ class Panels:
         parts = []
         for panel, sources in self._groups:
             gathered = xp.reshape(sources.of(x), (panel.shape[0], panel.shape[2], x.shape[2]))
-            parts.append(xp.matmul(as_dtype_of(panel, x), gathered))
+            parts.append(slabs.times(panel, gathered))
         if self._empty:
             parts.append(zeros_beside((1, self.size, x.shape[2]), x))
         return self._order.of(concatenated(parts))
@@ -174,7 +172,7 @@ def _side_by_side(data: Array, blocks: IntArray, turned: NumpyArray) -> Array:
     (members, many), (_, p, q) = blocks.shape, data.shape
     p, q = (q, p) if turned.all() else (p, q)
     out = zeros_beside((members, p, many * q), data)
-    step = max(1, SLAB // (many * p * q))
+    step = max(1, slabs.SLAB // (many * p * q))
     for start in range(0, members, step):
         part = slice(start, min(start + step, members))
         some, mirrored = take(data, blocks[part].ravel()), turned[part].ravel()

@@ -14,9 +14,10 @@ import numpy as np
 
 from .._backend import adjoint, identity_beside, namespace, to_numpy, with_columns, zeros_beside
 from .._typing import Array, IntArray, NumpyArray
-from ..batched import BatchedFactorization, adjoint_times, times, with_padded_diagonal
+from ..batched import BatchedFactorization, with_padded_diagonal
 from ..blocks import array_bytes
 from ..engine.routing import ScatterSum
+from ..engine.slabs import adjoint_times, times
 from ..exceptions import SingularBlockError
 from ..hss.ulv import _permutation_sign, _signs
 from .panels import require_hodlr

@@ -13,10 +13,11 @@ import numpy as np
 
 from .._backend import adjoint, identity_beside, namespace, to_numpy
 from .._typing import Array
-from ..batched import BatchedFactorization, adjoint_times, cholesky, times, with_padded_diagonal
+from ..batched import BatchedFactorization, cholesky, with_padded_diagonal
 from ..blocks import array_bytes
 from ..engine.dense import qr
 from ..engine.routing import ScatterSum
+from ..engine.slabs import adjoint_times, times
 from .batched import _by_node
 from .panels import require_hodlr
 

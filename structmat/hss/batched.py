@@ -13,9 +13,10 @@ import numpy as np
 
 from .._backend import adjoint, as_dtype_of, compact, namespace, to_numpy
 from .._typing import Array
-from ..batched import BatchedFactorization, adjoint_times, times, with_padded_diagonal
+from ..batched import BatchedFactorization, with_padded_diagonal
 from ..blocks import array_bytes
 from ..engine import dense
+from ..engine.slabs import adjoint_times, times
 from ..exceptions import SingularBlockError
 from .generators import Generators, halves, pairs, swap_siblings
 from .ulv import _permutation_sign, _signs, narrow

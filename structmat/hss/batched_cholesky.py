@@ -12,9 +12,10 @@ import numpy as np
 
 from .._backend import adjoint, as_dtype_of, namespace, to_numpy
 from .._typing import Array
-from ..batched import BatchedFactorization, adjoint_times, cholesky, times, with_padded_diagonal
+from ..batched import BatchedFactorization, cholesky, with_padded_diagonal
 from ..blocks import array_bytes
 from ..engine import dense
+from ..engine.slabs import adjoint_times, times
 from .batched import _merged
 from .generators import Generators, halves, pairs, swap_siblings
 from .ulv import narrow
