@@ -27,6 +27,8 @@ def reflector(v, k, n):
     if square == 0.0 and alpha.imag == 0.0:
         return alpha.real, alpha * 0  # H = I
     norm = np.sqrt(alpha.real * alpha.real + alpha.imag * alpha.imag + square)
+    if norm == 0.0:  # squares underflow: as good as zero, and no number to divide by
+        return norm, alpha * 0
     beta = -norm if alpha.real >= 0.0 else norm
     factor = 1.0 / (alpha - beta)
     for j in range(uint64(k + 1), uint64(n)):

@@ -113,8 +113,10 @@ class _Peeling:
         nodes, _, s = probes.shape
         target = self.partition.col_tree if adjointly else self.partition.row_tree
         out = np.empty((len(blocks), target.leaf_size << (self.partition.depth - level), s), dtype=probes.dtype)
+        if s == 0:  # all blocks of the level are zero
+            return out
         mine = colours.number[blocks[:, 1]]
-        step = max(1, BATCH_COLUMNS // max(1, s))
+        step = max(1, BATCH_COLUMNS // s)
         for first in range(0, colours.count, step):
             group = np.arange(first, min(first + step, colours.count))
             on = colours.number[:, None] == group  # (nodes, colours of the group)
