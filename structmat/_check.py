@@ -71,6 +71,17 @@ def finite(a: Array, name: str) -> None:
         )
 
 
+def finite_norm(norm: float, dtype: Any) -> float:
+    """The Frobenius norm of a matrix whose entries are finite, if its square was a number of that type."""
+    if not norm < np.inf:
+        wide = "" if np.finfo(dtype).bits == 64 else "use double precision, or "
+        raise NonFiniteError(
+            f"the Frobenius norm of the matrix overflows in {np.dtype(dtype)}; {wide}multiply the matrix by a power of "
+            "2 before it is built, and the result by its inverse"
+        )
+    return norm
+
+
 def matrix(a: Any, name: str) -> NumpyArray:
     """A 2-D, finite, non-empty NumPy array, from whatever array, in a supported precision."""
     array = np.asarray(to_numpy(a) if is_foreign_array(a) else a)

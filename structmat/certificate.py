@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -64,9 +65,16 @@ class Certificate:
         estimate, bound = (v + error * (1.0 + v) for v in (self.estimate, self.upper_bound))
         return replace(self, asked=asked, estimate=estimate, upper_bound=bound, method=f"{self.method}; {how}")
 
+    def void(self, reason: str) -> Certificate:
+        """One that certifies nothing, and says why."""
+        return replace(self, estimate=math.inf, upper_bound=math.inf, details={**self.details, "reason": reason})
+
     def warn_if_not_met(self, remedy: str = "", *, stacklevel: int = 4) -> None:
         """Give an `AccuracyWarning`, with a remedy where one is named, unless the tolerance was met."""
-        if not self.met:
+        if "reason" in self.details:
+            reason = f"nothing is known of the error, and it may be large: {self.details['reason']}"
+            warnings.warn(reason, AccuracyWarning, stacklevel=stacklevel)
+        elif not self.met:
             message = (
                 f"the tolerance was not met: rtol = {self.asked:.3g} was asked for, but the relative Frobenius error "
                 f"is estimated at {self.estimate:.3g} (at most {self.upper_bound:.3g} with confidence "

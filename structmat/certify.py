@@ -31,6 +31,27 @@ def probe_factor(probes: int) -> float:
     return float(np.sqrt(probes / (2.0 * scipy.special.gammaincinv(probes / 2.0, 1.0 - CONFIDENCE))))
 
 
+def in_range(certificate: Certificate, norm: float, a: StructuredMatrix) -> Certificate:
+    """The certificate of `a`, whose norm was found to be `norm`; void where squares leave the range of its numbers.
+
+    Norms and errors are sums of squares. Where these underflow or overflow, neither ranks nor bounds mean anything.
+    """
+    number = np.finfo(a.dtype)
+    allowed = max(certificate.asked, float(number.eps)) * norm
+    if allowed >= np.sqrt(number.tiny) and norm < np.sqrt(number.max):
+        return certificate
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], a.shape[1]).astype(a.dtype)
+    size = float(np.abs(a @ signs).max())  # a sum of entries, and not of squares
+    if size == 0.0:
+        return certificate
+    wide = "" if number.bits == 64 else "use double precision, or "
+    return certificate.void(
+        f"squares of the errors that rtol = {certificate.asked:.1e} allows underflow or overflow in {number.dtype}, as "
+        f"entries of products with the matrix are about {size:.1e}; {wide}multiply the matrix by a power of 2 before, "
+        "and the result by its inverse"
+    )
+
+
 def by_probes(
     a: StructuredMatrix, x: Array, exact: Array, *, asked: float, norm: float | None, products: int,
     **details: Any,
@@ -42,10 +63,11 @@ def by_probes(
     eps = float(np.finfo(a.dtype).eps)
     estimate = max(error / size if size > 0 else error, eps)
     bound = max(estimate * probe_factor(probes), eps)
-    return Certificate(
+    certificate = Certificate(
         max(asked, 4 * eps), estimate, bound, CONFIDENCE, f"{probes} independent Gaussian probes",
         probes=probes, products=products, details=details,
     )  # fmt: skip
+    return in_range(certificate, size, a)
 
 
 def by_entries(
@@ -71,6 +93,7 @@ def by_entries(
     # in float32 a bound below rounding means nothing
     estimate = max(np.sqrt(square) / scale, eps)
     bound = max(np.sqrt(square + 2.0 * deviation) / scale, eps)
-    return Certificate(
+    certificate = Certificate(
         max(asked, 4 * eps), float(estimate), float(bound), confidence, method, entries=source.evaluated
     )  # fmt: skip
+    return in_range(certificate, size, a)

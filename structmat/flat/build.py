@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 
 from .._typing import IntArray
 from ..blocks import BlockBatch, LowRankBatch
-from ..exceptions import AccuracyWarning
 from ..lowrank import Compressor
 from ..partition import BlockPartition
 from ..sources import DeviceKernelSource, EntrySource
@@ -114,20 +112,3 @@ def estimated_norm(
         squares = (np.abs(source.pairs(i, index[1])) ** 2).mean(axis=1) * sizes[0] * sizes[1] / each
         total += float(squares.sum()) * (2.0 if half else 1.0)
     return float(np.sqrt(total))
-
-
-def warn_if_squares_underflow(source: EntrySource, norm: float, rtol: float) -> None:
-    """An `AccuracyWarning` for entries so small that squares of the errors allowed are zero: nothing would be kept."""
-    number = np.finfo(np.float64)
-    if max(rtol, number.eps) * norm >= np.sqrt(number.tiny):
-        return
-    some = [np.unique(np.linspace(0, n - 1, min(n, 32)).astype(np.int64)) for n in source.shape]
-    largest = float(np.abs(source.block(*some)).max(initial=0.0))
-    if largest > 0.0:
-        warnings.warn(
-            f"entries are as small as {largest:.1e}, and squares of the errors that rtol = {rtol:.1e} allows "
-            "underflow: the tolerance is not kept and the certificate means nothing; multiply the matrix by a power of "
-            "2 before it is built, and the result by its inverse",
-            AccuracyWarning,
-            stacklevel=5,
-        )

@@ -25,6 +25,7 @@ from .._inputs import (
 from .._typing import Entries, Kernel, NumpyArray, RandomLike
 from ..blocks import BlockBatch, LowRankBatch
 from ..certificate import Certificate, exact
+from ..certify import in_range
 from ..exceptions import DeviceError, StructureWarning, SymmetryError, TreeMismatchError
 from ..lowrank import ACA, TruncatedSVD
 from ..lowrank.compressor import DenseSource
@@ -110,7 +111,8 @@ class FlatConstructors(ExactConstructors):
         if symmetric:
             _require_hermitian(array, *trees)
         chosen = cls._partition(*trees, admissibility, partition)
-        size = float(np.linalg.norm(array))
+        with np.errstate(over="ignore"):
+            size = _check.finite_norm(float(np.linalg.norm(array)), array.dtype)
         eps = float(np.finfo(array.dtype).eps)
         rounding = 32 * eps  # of the singular value decompositions: what is cut leaves room for it
         asked = max(tolerance, atol / size if size > 0 else 0.0, 2 * rounding)
@@ -126,7 +128,7 @@ class FlatConstructors(ExactConstructors):
         result = cls._unchecked(FlatBlocks(near, far, symmetric), *trees)
         bound = float(np.sqrt(square)) / size + rounding if size > 0 else rounding
         certificate = Certificate(asked, bound, bound, 1.0, "guaranteed by truncation", entries=array.size)
-        return _finished(result, certificate, cap)
+        return _finished(result, in_range(certificate, size, result), cap)
 
     @classmethod
     def from_entries(
@@ -359,7 +361,7 @@ def _from_source(
         batched_build.require_room_for(there, stored)
     compiled = fused.compiled_source(source, partition) if compressor is None and cap is None else None
     near, norm = _near_and_norm(source, compiled, stored, symmetric, _check.generator(rng))
-    build.warn_if_squares_underflow(source, norm, tolerance)
+    _check.finite_norm(norm, source.dtype)
     asked = max(tolerance, atol / norm if norm > 0 else 0.0)
     # merging needs singular factors in double precision, and a tolerance that leaves room for finer blocks
     fit = coarsen and compressor is None and cap is None and source.dtype in (np.float64, np.complex128)

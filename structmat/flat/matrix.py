@@ -13,6 +13,7 @@ from .._typing import IntArray, NumpyArray
 from ..base import StructuredMatrix
 from ..blocks import BlockBatch, LowRankBatch
 from ..certificate import Certificate
+from ..certify import in_range
 from ..exceptions import DeviceError, ShapeError, TreeMismatchError
 from ..partition import BlockPartition
 from ..storage import StoredMatrix
@@ -170,6 +171,7 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StoredMatrix):
         granted = max(rtol if asked is None else asked, absolute, 32 * eps, noise)
         bound = max(relative, eps)
         certificate = Certificate(granted, bound, bound, 1.0, "recompression of the exact result of the operands")
+        certificate = in_range(certificate, cut.size, self._with_blocks(cut.blocks))
         certificate.warn_if_not_met("raise max_rank", stacklevel=5)
         return self._with_blocks(cut.blocks, certificate)
 
@@ -298,8 +300,10 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StoredMatrix):
         from .multiply import product
 
         blocks, certificate = product(self, other, chosen, tolerance)
-        certificate.warn_if_not_met("ask for a larger rtol", stacklevel=4)
-        return type(self)(blocks, self.row_tree, other.col_tree, certificate)
+        result = type(self)(blocks, self.row_tree, other.col_tree, certificate)
+        result.certificate = in_range(certificate, result.norm(), result)
+        result.certificate.warn_if_not_met("ask for a larger rtol", stacklevel=4)
+        return result
 
     def _require_factor(self, other: Any) -> None:
         """Raise unless A @ other is defined."""

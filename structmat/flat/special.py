@@ -20,6 +20,7 @@ from .._inputs import (
 )
 from .._typing import IntArray, NumpyArray, RandomLike
 from ..certificate import Certificate
+from ..certify import in_range
 from ..exceptions import ShapeError
 from ..partition import Admissibility, BlockPartition
 from ..tree import as_tree_pair
@@ -81,7 +82,8 @@ class FlatSpecialConstructors:
         certificate = Certificate(
             max(tolerance, 32 * eps), bound, bound, 1.0, "guaranteed by truncation", entries=int(matrix.nnz)
         )
-        return _finished(cls(cut.blocks, *trees, _PLACEHOLDER), certificate)
+        result = cls(cut.blocks, *trees, _PLACEHOLDER)
+        return _finished(result, in_range(certificate, cut.size, result))
 
     @classmethod
     def from_toeplitz(

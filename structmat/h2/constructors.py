@@ -24,6 +24,7 @@ from .._inputs import (
 from .._typing import Entries, Kernel, RandomLike
 from ..blocks import BlockBatch
 from ..certificate import Certificate, exact
+from ..certify import in_range
 from ..exceptions import DeviceError, StructureWarning
 from ..flat import build as flat_build
 from ..flat import fused
@@ -96,7 +97,8 @@ class H2Constructors:
         if symmetric:
             _require_hermitian(array, *trees)
         chosen = cls._partition(trees, admissibility, partition)
-        size = float(np.linalg.norm(array))
+        with np.errstate(over="ignore"):
+            size = _check.finite_norm(float(np.linalg.norm(array)), array.dtype)
         rounding = 32 * float(np.finfo(array.dtype).eps)  # of the decompositions: what is cut leaves room for it
         asked = max(tolerance, atol / size if size > 0 else 0.0, 2 * rounding)
         blocks, error = dense.compress(
@@ -106,7 +108,8 @@ class H2Constructors:
         bound = error / size + rounding if size > 0 else rounding
         certificate = Certificate(asked, bound, bound, 1.0, "guaranteed by truncation", entries=array.size)
         make: Any = cls
-        return finished(make(blocks, *trees, certificate), certificate, cap)
+        result = make(blocks, *trees, certificate)
+        return finished(result, in_range(certificate, size, result), cap)
 
     @classmethod
     def from_structured(
@@ -362,7 +365,7 @@ def _from_source(
     # where evaluation is slow, once is enough
     near = None if compiled is not None else flat_build.near_blocks(source, stored)[-1]
     norm = estimated_norm(source, compiled, stored, symmetric, _check.generator(rng), near)
-    flat_build.warn_if_squares_underflow(source, norm, tolerance)
+    _check.finite_norm(norm, source.dtype)
     asked = max(tolerance, atol / norm if norm > 0 else 0.0)
     if isinstance(far_field, ChebyshevInterpolation):
         found = _interpolated(

@@ -9,6 +9,7 @@ import numpy as np
 from .. import _check
 from .._backend import cast, numpy_dtype
 from ..certificate import Certificate
+from ..certify import in_range
 from ..flat.exact import checked_leaf_factors
 from ..flat.special import EXACT, checked_update
 from ..tree import ClusterTree
@@ -41,6 +42,7 @@ class H2Operations:
         bound = (cut.error + spent) * scale + rounding
         granted = max(rtol if asked is None else asked, atol * scale, 2.0 * rounding)
         certificate = Certificate(granted, bound, bound, 1.0, "recompression of the exact result of the operands")
+        certificate = in_range(certificate, cut.size, self._with_blocks(cut.blocks, None, trees))
         certificate.warn_if_not_met("raise max_rank", stacklevel=5)
         return self._with_blocks(cut.blocks, certificate, trees)
 

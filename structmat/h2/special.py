@@ -10,6 +10,7 @@ from .. import _check
 from .._inputs import TreeLike, _checked_sparse, _hermitian_part, _require_one_tree, sparse_trees
 from .._typing import NumpyArray
 from ..certificate import Certificate, exact
+from ..certify import in_range
 from ..flat.constructors import _stored
 from ..flat.exact import ExactConstructors, _trees_of, leaf_factors
 from ..partition import Admissibility, BlockPartition
@@ -88,4 +89,5 @@ class H2SpecialConstructors(ExactConstructors):
         certificate = Certificate(
             max(tolerance, 2.0 * rounding), bound, bound, 1.0, "guaranteed by truncation", entries=int(matrix.nnz)
         )
-        return finished(cls(cut.blocks, *trees, certificate), certificate)
+        result = cls(cut.blocks, *trees, certificate)
+        return finished(result, in_range(certificate, cut.size, result))

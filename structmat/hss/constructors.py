@@ -26,6 +26,7 @@ from .._inputs import (
 from .._typing import Entries, Kernel, RandomLike
 from ..blocks import NestedBasis
 from ..certificate import Certificate, exact
+from ..certify import in_range
 from ..exceptions import ShapeError, StructureWarning
 from ..sources import EntrySource, OperatorSource, kernel_source
 from ..tree import ClusterTree, as_tree_pair
@@ -83,7 +84,8 @@ class HSSConstructors:
         tolerance, cap = _tolerances(rtol, atol, max_rank)
         if symmetric:
             _require_hermitian(array, row_tree, col_tree)
-        size = float(np.linalg.norm(array))
+        with np.errstate(over="ignore"):
+            size = _check.finite_norm(float(np.linalg.norm(array)), array.dtype)
         allowed = max(tolerance * size, atol)
         # a cheap pivoted compression to half of the error, then optimal truncation with the other half
         g, error = dense.compress(array, row_tree, col_tree, tail=0.7 * allowed, max_rank=None, symmetric=symmetric)
@@ -97,6 +99,7 @@ class HSSConstructors:
             max(tolerance, atol / size if size > 0 else 0.0, 64 * eps), bound, bound, 1.0, "guaranteed by truncation",
             entries=array.size,
         )  # fmt: skip
+        certificate = in_range(certificate, size, _unchecked(cut, row_tree, col_tree))
         return _finished(cut, row_tree, col_tree, certificate, capped=cap is not None)
 
     @classmethod

@@ -12,6 +12,7 @@ from .._typing import Array, NumpyArray
 from ..base import Factorization, StructuredMatrix
 from ..blocks import BlockBatch
 from ..certificate import Certificate
+from ..certify import in_range
 from ..exceptions import ShapeError, TreeMismatchError
 from ..nested import NestedMatrix, NestedStorage
 from ..tree import ClusterTree, require_equal_trees
@@ -106,6 +107,7 @@ class HSSMatrix(HSSConstructors, SpecialConstructors, NestedMatrix):
             asked, max(relative, eps), max(relative, eps), 1.0, "recompression of the exact result of the operands"
         )
         row_tree, col_tree = trees or (self.row_tree, self.col_tree)
+        certificate = in_range(certificate, size, HSSMatrix(cut, row_tree, col_tree, certificate))
         certificate.warn_if_not_met("raise max_rank", stacklevel=5)
         return HSSMatrix(cut, row_tree, col_tree, certificate)
 

@@ -17,6 +17,7 @@ from .._inputs import (
 )
 from .._typing import NumpyArray, RandomLike
 from ..certificate import Certificate
+from ..certify import in_range
 from ..exceptions import ShapeError
 from ..tree import as_tree_pair
 from . import from_sparse as sparse_builder
@@ -75,7 +76,7 @@ class SpecialConstructors:
         >>> A.max_rank, A[7, 8]
         (2, np.float64(-1.0))
         """
-        from .constructors import _finished, _require_one_tree
+        from .constructors import _finished, _require_one_tree, _unchecked
         from .truncate import truncate
 
         matrix = _checked_sparse(s)
@@ -96,6 +97,7 @@ class SpecialConstructors:
         certificate = Certificate(
             max(tolerance, 32 * eps), bound, bound, 1.0, "guaranteed by truncation", entries=int(matrix.nnz)
         )
+        certificate = in_range(certificate, size, _unchecked(cut, row_tree, col_tree))
         return _finished(cut, row_tree, col_tree, certificate)
 
     @classmethod

@@ -1,0 +1,77 @@
+"""Matrices whose entries have squares outside the range of their type: refused, or certified by nobody."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.sparse as sparse
+
+import structmat as sm
+
+N = 300
+FORMATS = [sm.HSSMatrix, sm.HODLRMatrix, sm.HMatrix, sm.H2Matrix]
+POINTS = np.sort(np.random.default_rng(0).random(N))
+SMOOTH = 1.0 / (0.1 + abs(POINTS[:, None] - POINTS))
+TREE = sm.ClusterTree.balanced(N, leaf_size=32)
+
+
+def built(format, a, how, rtol=1e-4):
+    if how == "dense":
+        return format.from_dense(a, TREE, rtol=rtol)
+    if how == "entries":
+        return format.from_entries(lambda i, j: a[np.ix_(i, j)], TREE, rtol=rtol)
+    if how == "operator":
+        return format.from_operator(a, TREE, rtol=rtol)
+    return format.from_sparse(sparse.csr_array(a), TREE, rtol=rtol)
+
+
+@pytest.mark.parametrize(("kind", "size"), [(np.float32, 1e-30), (np.float64, 1e-170)])
+@pytest.mark.parametrize("how", ["dense", "entries", "operator", "sparse"])
+@pytest.mark.parametrize("format", FORMATS)
+def test_small_entries_are_certified_by_nobody(format, how, kind, size):
+    a = (SMOOTH * size).astype(kind)
+    pattern = (
+        r"nothing is known of the error.*multiply the matrix by a power of 2 before, and the result by its inverse"
+    )
+    with pytest.warns(sm.AccuracyWarning, match=pattern):
+        matrix = built(format, a, how)
+    assert not matrix.certificate.met
+    scaled = built(format, (SMOOTH * 2.0**3).astype(kind), how) * 2.0**-3  # what the message says to do
+    assert scaled.certificate.met
+    np.testing.assert_allclose(scaled.to_dense(), SMOOTH, atol=1e-4 * np.linalg.norm(SMOOTH))
+
+
+@pytest.mark.parametrize("how", ["dense", "entries"])
+@pytest.mark.parametrize("format", FORMATS)
+def test_large_entries_are_refused_or_certified_by_nobody(format, how):
+    a = (SMOOTH * 1e25).astype(np.float32)
+    if format is sm.HSSMatrix and how == "entries":
+        with pytest.warns((sm.AccuracyWarning, RuntimeWarning)):
+            assert not built(format, a, how).certificate.met
+        return
+    with np.errstate(all="ignore"), pytest.raises(sm.NonFiniteError, match="use double precision, or multiply"):
+        built(format, a, how)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_sums_and_truncations_of_small_numbers(format):
+    factors = np.random.default_rng(1).standard_normal((2, N, 3)).astype(np.float32) * np.float32(1e-14)
+    a = format.from_low_rank(*factors, TREE)  # exact, and certified
+    assert a.certificate.met
+    for work in (lambda: a + a, lambda: a.truncate(rtol=1e-3)):
+        with pytest.warns(sm.AccuracyWarning, match="nothing is known of the error"):
+            assert not work().certificate.met
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_zero_is_in_every_range(format, kind):
+    for how in ("dense", "entries", "operator"):
+        matrix = built(format, np.zeros((N, N), dtype=kind), how)
+        assert matrix.certificate.met
+        assert (matrix + matrix).certificate.met
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_ordinary_single_precision_is_not_bothered(format):
+    a = scipy.linalg.toeplitz(1e-12 / (1.0 + np.arange(N))).astype(np.float32)
+    assert built(format, a, "dense").certificate.met
