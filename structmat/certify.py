@@ -31,14 +31,17 @@ def probe_factor(probes: int) -> float:
     return float(np.sqrt(probes / (2.0 * scipy.special.gammaincinv(probes / 2.0, 1.0 - CONFIDENCE))))
 
 
-def in_range(certificate: Certificate, norm: float, a: StructuredMatrix) -> Certificate:
+def in_range(
+    certificate: Certificate, norm: float, a: StructuredMatrix, *, underflow: bool = True
+) -> Certificate:  # fmt: skip
     """The certificate of `a`, whose norm was found to be `norm`; void where squares leave the range of its numbers.
 
     Norms and errors are sums of squares. Where these underflow or overflow, neither ranks nor bounds mean anything.
+    `underflow`: whether it matters; not where errors are found from singular values and squared in double precision.
     """
     number = np.finfo(a.dtype)
     allowed = max(certificate.asked, float(number.eps)) * norm
-    if allowed >= np.sqrt(number.tiny) and norm < np.sqrt(number.max):
+    if (allowed >= np.sqrt(number.tiny) or not underflow) and norm < np.sqrt(number.max):
         return certificate
     signs = np.random.default_rng(0).choice([-1.0, 1.0], a.shape[1]).astype(a.dtype)
     size = float(np.abs(a @ signs).max())  # a sum of entries, and not of squares
@@ -70,18 +73,23 @@ def by_probes(
     return in_range(certificate, size, a)
 
 
+def is_small(source: EntrySource, reused: int = 0) -> bool:
+    """Whether all entries may be looked at: few, or at most twice as many as were evaluated (`reused` ones twice)."""
+    return source.shape[0] * source.shape[1] <= max(EXACT_ENTRIES, min(2 * (source.evaluated + reused), EXACT_AT_MOST))
+
+
 def by_entries(
     a: StructuredMatrix, source: EntrySource, stratified: Callable[[], tuple[float, float]], *, strata: str,
     asked: float, norm: float, reused: int = 0,
 ) -> Certificate:  # fmt: skip
     """From all entries of a small matrix; else from `stratified` samples over `strata`.
 
-    They give an estimate of the squared error and its standard deviation; norm: of the matrix. A matrix is small, too,
-    where the build has evaluated half as many entries as it has; `reused` ones have served it twice.
+    They give an estimate of the squared error and its standard deviation; norm: of the matrix. `reused`: of the entries
+    evaluated, those that have served the build twice.
     """
     m, n = a.shape
     eps = float(np.finfo(a.dtype).eps)
-    if m * n <= max(EXACT_ENTRIES, min(2 * (source.evaluated + reused), EXACT_AT_MOST)):
+    if is_small(source, reused):
         dense = source.block(np.arange(m), np.arange(n))
         size = float(np.linalg.norm(dense))
         square, deviation, confidence = float(np.linalg.norm(a.to_dense() - dense)) ** 2, 0.0, 1.0

@@ -73,3 +73,29 @@ def test_singular_complex_matrices_are_refused_by_name(size):
     matrix = sm.HSSMatrix.from_dense((1.0 + 0.5j) * np.ones((size, size)), sm.ClusterTree.balanced(size, leaf_size=16))
     with pytest.raises(sm.SingularBlockError):
         matrix.factorize()
+
+
+def test_small_matrices_that_samples_do_not_show_are_compressed_from_all_entries():
+    angles = np.linspace(0.0, 2.0 * np.pi, 300, endpoint=False)
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+    def kernel(x, y):  # with kinks along both axes
+        return np.exp(-np.abs(x[:, None, :] - y[None]).sum(axis=-1))
+
+    dense = kernel(circle, circle)
+    matrix = sm.H2Matrix.from_kernel(kernel, circle, rtol=1e-6, leaf_size=16)
+    assert matrix.certificate.met
+    assert matrix.certificate.confidence == 1.0
+    assert matrix.certificate.entries > dense.size
+    assert np.linalg.norm(matrix.to_dense() - dense) <= 1e-6 * np.linalg.norm(dense)
+    with pytest.warns(sm.AccuracyWarning, match="raise max_rank"):  # a bound on the ranks is kept
+        assert not sm.H2Matrix.from_kernel(kernel, circle, rtol=1e-6, leaf_size=16, max_rank=4).certificate.met
+
+
+def test_an_hss_matrix_that_samples_do_not_show():
+    dense = np.eye(300) + 2.0 * np.eye(300)[::-1]  # a second diagonal, across
+    dense[20:280] = np.eye(300)[20:280]
+    tree = sm.ClusterTree.balanced(300, leaf_size=16)
+    matrix = sm.HSSMatrix.from_entries(lambda i, j: dense[np.ix_(i, j)], tree, rtol=1e-8)
+    assert matrix.certificate.met
+    np.testing.assert_allclose(matrix.to_dense(), dense, atol=1e-7)

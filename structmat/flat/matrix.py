@@ -171,7 +171,7 @@ class FlatMatrix(FlatConstructors, FlatSpecialConstructors, StoredMatrix):
         granted = max(rtol if asked is None else asked, absolute, 32 * eps, noise)
         bound = max(relative, eps)
         certificate = Certificate(granted, bound, bound, 1.0, "recompression of the exact result of the operands")
-        certificate = in_range(certificate, cut.size, self._with_blocks(cut.blocks))
+        certificate = in_range(certificate, cut.size, self._with_blocks(cut.blocks), underflow=False)
         certificate.warn_if_not_met("raise max_rank", stacklevel=5)
         return self._with_blocks(cut.blocks, certificate)
 

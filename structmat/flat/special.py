@@ -83,7 +83,7 @@ class FlatSpecialConstructors:
             max(tolerance, 32 * eps), bound, bound, 1.0, "guaranteed by truncation", entries=int(matrix.nnz)
         )
         result = cls(cut.blocks, *trees, _PLACEHOLDER)
-        return _finished(result, in_range(certificate, cut.size, result))
+        return _finished(result, in_range(certificate, cut.size, result, underflow=False))
 
     @classmethod
     def from_toeplitz(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from .._inputs import (
 from .._typing import Entries, Kernel, RandomLike
 from ..blocks import BlockBatch
 from ..certificate import Certificate, exact
-from ..certify import in_range
+from ..certify import in_range, is_small
 from ..exceptions import DeviceError, StructureWarning
 from ..flat import build as flat_build
 from ..flat import fused
@@ -394,6 +395,13 @@ def _from_source(
             break
         rule = rule.finer(certificate.upper_bound / certificate.asked, starved=starved)
     assert best is not None
+    on_device = isinstance(source, DeviceKernelSource)
+    if not best.certificate.met and cap is None and is_small(source, reused) and not on_the_fly and not on_device:
+        # a small matrix that its samples have not shown: guaranteed
+        entries = source.block(np.arange(source.shape[0]), np.arange(source.shape[1]))
+        best = cls.from_dense(entries, rtol=rtol, atol=atol, symmetric=symmetric, partition=partition)
+        best.certificate = replace(best.certificate, entries=source.evaluated)
+        return best
     return finished(best, best.certificate, cap)
 
 

@@ -42,7 +42,7 @@ class H2Operations:
         bound = (cut.error + spent) * scale + rounding
         granted = max(rtol if asked is None else asked, atol * scale, 2.0 * rounding)
         certificate = Certificate(granted, bound, bound, 1.0, "recompression of the exact result of the operands")
-        certificate = in_range(certificate, cut.size, self._with_blocks(cut.blocks, None, trees))
+        certificate = in_range(certificate, cut.size, self._with_blocks(cut.blocks, None, trees), underflow=False)
         certificate.warn_if_not_met("raise max_rank", stacklevel=5)
         return self._with_blocks(cut.blocks, certificate, trees)
 

@@ -90,4 +90,4 @@ class H2SpecialConstructors(ExactConstructors):
             max(tolerance, 2.0 * rounding), bound, bound, 1.0, "guaranteed by truncation", entries=int(matrix.nnz)
         )
         result = cls(cut.blocks, *trees, certificate)
-        return finished(result, in_range(certificate, cut.size, result))
+        return finished(result, in_range(certificate, cut.size, result, underflow=False))

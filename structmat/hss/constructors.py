@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,9 +27,9 @@ from .._inputs import (
 from .._typing import Entries, Kernel, RandomLike
 from ..blocks import NestedBasis
 from ..certificate import Certificate, exact
-from ..certify import in_range
+from ..certify import in_range, is_small
 from ..exceptions import ShapeError, StructureWarning
-from ..sources import EntrySource, OperatorSource, kernel_source
+from ..sources import DeviceKernelSource, EntrySource, OperatorSource, kernel_source
 from ..tree import ClusterTree, as_tree_pair
 from . import arithmetic, dense, interpolative
 from .certify import by_entries
@@ -395,7 +396,23 @@ def _from_source(
             break
         rule, share = rule.finer(), 0.5 * share
     assert best is not None
+    if not best.certificate.met and cap is None and is_small(source) and not isinstance(source, DeviceKernelSource):
+        best = _from_all_entries(source, row_tree, col_tree, rtol, atol, symmetric) or best
     return _finished(best.generators, row_tree, col_tree, best.certificate, capped=cap is not None)
+
+
+def _from_all_entries(
+    source: EntrySource, row_tree: ClusterTree, col_tree: ClusterTree, rtol: float, atol: float, symmetric: bool
+) -> HSSMatrix | None:
+    """A small matrix that its samples have not shown: guaranteed. None where it takes more room than a dense array."""
+    from .matrix import HSSMatrix
+
+    dense = source.block(np.arange(source.shape[0]), np.arange(source.shape[1]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the result, given to the user once
+        result = HSSMatrix.from_dense(dense, (row_tree, col_tree), rtol=rtol, atol=atol, symmetric=symmetric)
+    result.certificate = replace(result.certificate, entries=source.evaluated)
+    return result if result.nbytes <= _dense_bytes(result) else None
 
 
 def _dense_bytes(a: HSSMatrix) -> int:
