@@ -8,6 +8,7 @@ import scipy.linalg
 import scipy.sparse as sparse
 
 import structmat as sm
+from structmat.gp import HierarchicalGPRegressor
 
 N = 300
 FORMATS = [sm.HSSMatrix, sm.HODLRMatrix, sm.HMatrix, sm.H2Matrix]
@@ -79,3 +80,13 @@ def test_zero_is_in_every_range(format, kind):
 def test_ordinary_single_precision_is_not_bothered(format):
     a = scipy.linalg.toeplitz(1e-12 / (1.0 + np.arange(N))).astype(np.float32)
     assert built(format, a, "dense").certificate.met
+
+
+def test_targets_of_a_gaussian_process_whose_squares_overflow():
+    points = np.random.default_rng(2).random((60, 1))
+    values = 1e200 * np.sin(5.0 * points[:, 0])
+    kernel = sm.kernelfunctions.Matern(nu=1.5, length=0.3)
+    with np.errstate(all="ignore"), pytest.raises(sm.NonFiniteError, match="normalize_y=True, or divide y"):
+        HierarchicalGPRegressor(kernel).fit(points, values)
+    fitted = HierarchicalGPRegressor(kernel, normalize_y=True).fit(points, values)
+    np.testing.assert_allclose(fitted.predict(points), values, atol=1e-2 * np.abs(values).max())

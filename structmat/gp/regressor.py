@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _check
 from .._typing import NumpyArray
-from ..exceptions import AccuracyWarning, StructureWarning
+from ..exceptions import AccuracyWarning, NonFiniteError, StructureWarning
 from ..kernelfunctions import KernelFunction, Matern
 from ._checks import features, targets
 from ._estimator import EstimatorBase, NotFittedError, remember_features
@@ -211,8 +211,12 @@ class HierarchicalGPRegressor(EstimatorBase):
             history = maximize(objective, starts, start.bounds, max_iter=self.max_iter, tol=self.tol)
         self.n_evaluations_, self.failed_evaluations_ = history.evaluations, history.failures
         self.n_iter_ = history.iterations
+        if history.theta is None:
+            raise NonFiniteError(
+                f"the likelihood is not finite at any of the {history.evaluations} hyperparameters that were tried: do "
+                "squares of y overflow? use normalize_y=True, or divide y by its size"
+            )
         self._report(history)
-        assert history.theta is not None
         return history.theta
 
     def _report(self, history: History) -> None:
@@ -375,5 +379,8 @@ def _normalisation(values: NumpyArray, normalize: bool) -> tuple[NumpyArray, Num
     count = values.shape[1]
     if not normalize:
         return np.zeros(count), np.ones(count)
-    spread = values.std(axis=0)
-    return values.mean(axis=0), np.where(spread > 10 * np.finfo(float).eps * np.abs(values).max(axis=0), spread, 1.0)
+    largest = np.abs(values).max(axis=0)
+    unit = np.where(largest > 0.0, largest, 1.0)  # sums and squares of numbers up to 1 do not overflow
+    scaled = values / unit
+    spread = scaled.std(axis=0)
+    return unit * scaled.mean(axis=0), np.where(spread > 10 * np.finfo(float).eps, unit * spread, 1.0)
