@@ -207,7 +207,7 @@ def _solve(
     built = time.perf_counter()
     chosen = method if method != "auto" else "cg" if _is_definite(A, given) else "gmres"
     types = [host.dtype, *(np.dtype(o.dtype) for o in (A, given) if getattr(o, "dtype", None) is not None)]
-    columns = host.reshape(n, -1).astype(np.result_type(*types), copy=False)
+    columns, units = _near_one(host.reshape(n, -1).astype(np.result_type(*types), copy=False))
     products = _guarded(product_of(A), "A"), _guarded(_inverse_of(given), "the preconditioner")
     watch = None if progress is None else _Shares(progress, rtol)
     found = _METHODS[chosen](*products, columns, rtol, max_steps, watch)
@@ -224,11 +224,19 @@ def _solve(
     done = time.perf_counter()
     if not found.residual <= rtol:
         warnings.warn(_complaint(chosen, found, rtol, max_steps), ConvergenceWarning, stacklevel=stacklevel)
-    x = found.x.reshape(host.shape)
+    x = (found.x * units).reshape(host.shape)
     return Solution(
         x if is_numpy(array) else like(x, array), np.array(residuals), rtol, chosen, given, notes, built - start,
         done - built,
     )  # fmt: skip
+
+
+def _near_one(columns: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
+    """Columns with their largest entries near 1, whose squares are numbers, and the powers of 2 taken out."""
+    number = np.finfo(columns.dtype)
+    exponents = np.frexp(np.abs(columns).max(axis=0, initial=0.0))[1]
+    units = np.ldexp(number.dtype.type(1), np.clip(exponents, -number.maxexp + 4, number.maxexp - 4))
+    return columns / units, units
 
 
 _METHODS: dict[str, Callable[..., krylov.Iteration]] = {"cg": krylov.conjugate_gradients, "gmres": krylov.gmres}

@@ -90,3 +90,13 @@ def test_targets_of_a_gaussian_process_whose_squares_overflow():
         HierarchicalGPRegressor(kernel).fit(points, values)
     fitted = HierarchicalGPRegressor(kernel, normalize_y=True).fit(points, values)
     np.testing.assert_allclose(fitted.predict(points), values, atol=1e-2 * np.abs(values).max())
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-170, 1e200, 1e290])
+@pytest.mark.parametrize("definite", [False, True])
+def test_right_hand_sides_whose_squares_leave_the_range(definite, size):
+    a = sm.HSSMatrix.from_dense(SMOOTH + np.eye(N), TREE, rtol=1e-10, symmetric=definite)
+    b = np.stack([np.cos(5.0 * POINTS), np.zeros(N)], axis=1)
+    solution = sm.solve(a, size * b, rtol=1e-8)
+    assert solution.converged
+    np.testing.assert_allclose((SMOOTH + np.eye(N)) @ (solution.x / size), b, atol=1e-6)
