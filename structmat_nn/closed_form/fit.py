@@ -12,7 +12,7 @@ from structmat import HSSMatrix, ShapeError, TooFewSamplesError, _check
 from structmat._inputs import TreeLike
 from structmat._typing import NumpyArray, RandomLike
 
-from .identify import IdentifiabilityReport, IdentifiabilityWarning, Observations
+from .identify import IdentifiabilityReport, IdentifiabilityWarning, Observations, rounding_of
 from .priors import Prior
 from .structure import relative_residual
 from .task import Task
@@ -95,7 +95,8 @@ def fit(
     adjoint_inputs, adjoint_outputs : (samples', m) and (samples', n) arrays, optional
         Pairs of the adjoint, which an operator that is not Hermitian needs.
     noise : float, "estimate" or None
-        Noise on the outputs, relative to their norm. None: the pairs are exact to rounding.
+        Noise on the outputs, relative to their norm. None: the pairs are exact to rounding, to that of single precision
+        where they come in it.
     prior : Prior, optional
         What to assume where the samples leave the operator open: `Small`, `Smooth` or `Near`. Without one such samples
         are refused.
@@ -148,6 +149,8 @@ def fit(
     """
     observed = Observations.of(inputs, outputs, adjoint_inputs, adjoint_outputs)
     given = _checked_noise(noise)
+    if given is not None:
+        given = max(given, rounding_of(inputs, outputs, adjoint_inputs, adjoint_outputs))
     if prior is not None and not isinstance(prior, Prior):
         raise TypeError(f"prior must be a Prior such as Small(), Smooth() or Near(operator), but it is {prior!r}")
     _check.positive_integer(sweeps, "sweeps", minimum=0)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.fft
 
-from structmat import ShapeError, StructureWarning, _check
+from structmat import NonFiniteError, ShapeError, StructureWarning, _check
 from structmat._typing import IntArray, NumpyArray
 
 __all__ = ["IdentifiabilityReport", "IdentifiabilityWarning", "Observations"]
@@ -21,6 +21,10 @@ BEARABLE = 0.1
 # a gap between F^H U and its adjoint that noise alone leaves, in units of the relative noise (1.4 on average)
 SYMMETRY_MARGIN = 4.0
 SYMMETRY_ROUNDING = 1e-9
+# multiples of the machine epsilon that samples computed in single precision are off by
+SINGLE_MARGIN = 4.0
+# entries beyond this, and below its inverse, are not squared
+LARGEST = 1e140
 
 
 class IdentifiabilityWarning(StructureWarning):
@@ -84,10 +88,26 @@ class Observations:
         return Observations(f, u, self.adjoint_inputs, self.adjoint_outputs)
 
 
+def rounding_of(*samples: Any) -> float:
+    """The relative noise that samples in single precision have by themselves; 0 for those in double."""
+    eps = [float(np.finfo(np.dtype(str(a.dtype).split(".")[-1])).eps) for a in samples if _is_single(a)]
+    return SINGLE_MARGIN * max(eps, default=0.0)
+
+
+def _is_single(a: Any) -> bool:
+    return str(getattr(a, "dtype", "")).split(".")[-1] in ("float32", "complex64")
+
+
 def _columns(a: Any, name: str) -> NumpyArray:
     if hasattr(a, "detach"):  # a tensor, wherever it is and whatever it remembers
         a = a.detach().cpu().numpy()
     array = _check.matrix(a, name)
+    largest = float(np.abs(array).max())
+    if largest > 0.0 and not 1.0 / LARGEST < largest < LARGEST:
+        raise NonFiniteError(
+            f"the largest entry of {name} is {largest:.1e}, and squares of such numbers are none; multiply by a power "
+            "of 2, and the operator by its inverse"
+        )
     return np.ascontiguousarray(array.T, dtype=np.complex128 if array.dtype.kind == "c" else np.float64)
 
 

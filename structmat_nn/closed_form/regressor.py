@@ -12,6 +12,7 @@ from structmat.gp._checks import features, targets
 from structmat.gp._estimator import EstimatorBase, NotFittedError, remember_features
 
 from .fit import fit
+from .identify import rounding_of
 from .priors import Prior, Small
 
 __all__ = ["HSSOperatorRegressor"]
@@ -110,10 +111,13 @@ class HSSOperatorRegressor(EstimatorBase):
         remember_features(self, X, inputs, reset=True)
         outputs = targets(y, len(inputs))
         self._y_shape = outputs.shape[1:]
+        noise = self.noise
+        if not isinstance(noise, str):
+            noise = max(noise or 0.0, rounding_of(X, y))  # X and y are in double precision by now
         prior = None if self.strict else (Small() if self.prior is None else self.prior)
         result = fit(
             inputs, outputs.reshape(len(inputs), -1), rank=self.rank, leaf_size=self.leaf_size,
-            symmetric=self.symmetric, noise=self.noise, prior=prior, tree=self.tree, sweeps=self.sweeps,
+            symmetric=self.symmetric, noise=noise, prior=prior, tree=self.tree, sweeps=self.sweeps,
             rng=self.random_state, adjoint_inputs=adjoint_inputs, adjoint_outputs=adjoint_outputs,
         )  # fmt: skip
         self.matrix_, self.report_ = result.matrix, result.report
@@ -131,3 +135,27 @@ class HSSOperatorRegressor(EstimatorBase):
                 "features as input"
             )
         return np.ascontiguousarray((self.matrix_ @ inputs.T).T).reshape(len(inputs), *self._y_shape)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The coefficient of determination R^2 of all values of the outputs together.
+
+        Parameters
+        ----------
+        X : (samples, n) array
+            Inputs, one a row.
+        y : (samples,) or (samples, m) array
+            Outputs.
+        sample_weight : (samples,) array, optional
+            What each pair counts.
+
+        Returns
+        -------
+        float
+            1 for exact predictions. Columns count by their variance, as those at a boundary may be constant.
+        """
+        predicted = self.predict(X)
+        truth = targets(y, len(predicted))
+        missed = np.square(truth - predicted)
+        spread = np.square(truth - np.average(truth, axis=0, weights=sample_weight))
+        lost, total = (float(np.average(a, axis=0, weights=sample_weight).sum()) for a in (missed, spread))
+        return 1.0 - lost / total if total > 0.0 else float(lost == 0.0)

@@ -454,3 +454,28 @@ def test_large_noise_that_is_stated_is_believed():
     assert stated.white_noise_error(green, rng=2) < 0.1
     with pytest.warns(sm.StructureWarning, match="leaves 10% of the outputs unexplained"):
         fit(f, u, noise="estimate", rank=2, rng=0)
+
+
+@pytest.mark.parametrize("samples", [12, 40])
+@pytest.mark.parametrize("computed", ["in double", "in single"])
+def test_samples_in_single_precision_are_noisy_by_rounding(rng, samples, computed):
+    green = operators.dirichlet(N)
+    inputs = rng.standard_normal((samples, N)).astype(np.float32)
+    if computed == "in double":
+        pair = inputs, (inputs.astype(np.float64) @ green).astype(np.float32)
+    else:
+        inputs = torch.from_numpy(inputs)
+        pair = inputs, inputs @ torch.from_numpy(green.astype(np.float32))
+    result = fit(*pair, leaf_size=8, rank=2, rng=0)
+    assert result.report.symmetric
+    assert result.report.route == "closed form"
+    assert_close_on_white_noise(result, green, 1e-5)
+    with pytest.raises(sm.TooFewSamplesError, match="not those of a Hermitian operator"):  # the same numbers, as exact
+        fit(*(np.asarray(a, dtype=np.float64) for a in pair), leaf_size=8, rank=2)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_samples_whose_squares_are_no_numbers_are_named(rng, size):
+    inputs, outputs = operators.white_pairs(operators.dirichlet(N), 12, rng)
+    with pytest.raises(sm.NonFiniteError, match=r"the largest entry of outputs is .*multiply by a power of 2"):
+        fit(inputs, size * outputs, leaf_size=8, rank=2)

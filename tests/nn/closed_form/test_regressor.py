@@ -97,3 +97,26 @@ def test_scikit_learn_takes_it_for_an_estimator():
     skipped = {result["check_name"] for result in results if result["status"] == "skipped"}
     assert len(passed) > 30
     assert skipped <= {"check_array_api_input"}  # asks for SCIPY_ARRAY_API in the environment
+
+
+def test_the_score_counts_all_values_together(rng):
+    x = np.linspace(0.0, 1.0, 64)  # the outputs are zero at both ends
+    green = np.minimum.outer(x, x) * (1.0 - np.maximum.outer(x, x))
+    model = HSSOperatorRegressor(rank=2, leaf_size=8).fit(*operators.white_pairs(green, 20, rng))
+    inputs, outputs = operators.white_pairs(green, 9, rng)
+    assert model.score(inputs, outputs) == pytest.approx(1.0, abs=1e-12)
+    off = outputs + 0.1 * rng.standard_normal(outputs.shape)
+    weights = np.arange(1.0, 10.0)
+    spread = off - np.average(off, axis=0, weights=weights)
+    wanted = 1.0 - np.average((off - model.predict(inputs)) ** 2, axis=0, weights=weights).sum() / (
+        np.average(spread**2, axis=0, weights=weights).sum()
+    )
+    assert model.score(inputs, off, weights) == pytest.approx(wanted, rel=1e-12)
+    assert model.score(inputs[:1], outputs[:1]) in (0.0, 1.0)  # one sample has no spread
+
+
+def test_samples_in_single_precision(rng):
+    green = operators.dirichlet(64)
+    inputs = rng.standard_normal((20, 64)).astype(np.float32)
+    model = HSSOperatorRegressor(rank=2, leaf_size=8, strict=True).fit(inputs, (inputs @ green).astype(np.float32))
+    assert np.linalg.norm(model.matrix_.to_dense() - green) <= 1e-5 * np.linalg.norm(green)
