@@ -51,7 +51,11 @@ def numpy_dtype(x: Array) -> np.dtype[Any]:
     """The NumPy dtype of an array of any namespace."""
     if is_numpy(x):
         return x.dtype
-    return np.dtype(str(x.dtype).split(".")[-1])
+    name = str(x.dtype).split(".")[-1]
+    try:
+        return np.dtype(name)
+    except TypeError:
+        raise TypeError(f"dtype {name} is not supported; use one of {', '.join(map(str, DTYPES))}") from None
 
 
 def as_dtype_of(a: Array, x: Array) -> Array:

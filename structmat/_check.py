@@ -9,6 +9,8 @@ import operator
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sparse
+import scipy.sparse.linalg as spla
 
 from ._backend import DTYPES, is_foreign_array, is_numpy, namespace, numpy_dtype, to_numpy
 from ._typing import Array, NumpyArray, RandomLike
@@ -46,7 +48,7 @@ def generator(rng: RandomLike) -> np.random.Generator:
 
 def supported_dtype(dtype: Any) -> np.dtype[Any]:
     """The working precision for data of this type: integers and booleans become float64."""
-    given = np.dtype(dtype)
+    given = np.dtype(dtype).newbyteorder("=")
     if given in DTYPES:
         return given
     if given.kind in "biu":
@@ -82,9 +84,32 @@ def finite_norm(norm: float, dtype: Any) -> float:
     return norm
 
 
+def plain_array(a: Any, name: str) -> Array:
+    """What was given as an array, of its own library or else NumPy's; no sparse matrices, operators or masks."""
+    if is_foreign_array(a):
+        return a
+    if sparse.issparse(a):
+        raise TypeError(
+            f"{name} is a sparse {type(a).__name__}, but an array is expected: {name}.toarray(), or make a structured "
+            "matrix of it with from_sparse"
+        )
+    if isinstance(a, spla.LinearOperator):
+        raise TypeError(
+            f"{name} is a LinearOperator, but an array is expected: from_operator makes a structured matrix of it, and "
+            "A.aslinearoperator() multiplies with it"
+        )
+    if np.ma.is_masked(a):
+        raise NonFiniteError(
+            f"{name} has {np.ma.count_masked(a)} masked entries, which are no numbers; fill them ({name}.filled(0.0))"
+        )
+    return np.asarray(a)
+
+
 def matrix(a: Any, name: str) -> NumpyArray:
     """A 2-D, finite, non-empty NumPy array, from whatever array, in a supported precision."""
-    array = np.asarray(to_numpy(a) if is_foreign_array(a) else a)
+    array = plain_array(a, name)
+    supported_dtype(numpy_dtype(array))
+    array = to_numpy(array)
     if array.ndim != 2:
         raise ShapeError(f"{name} must be 2-D, but it has {array.ndim} dimensions (shape {array.shape})")
     if 0 in array.shape:
@@ -96,7 +121,7 @@ def matrix(a: Any, name: str) -> NumpyArray:
 
 def vector(a: Any, name: str, size: int | None = None) -> NumpyArray:
     """A 1-D, finite NumPy array, from whatever array, in a supported precision."""
-    array = np.asarray(to_numpy(a) if is_foreign_array(a) else a)
+    array = to_numpy(plain_array(a, name))
     if array.ndim != 1:
         raise ShapeError(f"{name} must be 1-D, but it has {array.ndim} dimensions (shape {array.shape})")
     if size is not None and array.shape[0] != size:
@@ -108,7 +133,12 @@ def vector(a: Any, name: str, size: int | None = None) -> NumpyArray:
 
 def points(a: Any, name: str = "points") -> NumpyArray:
     """Point coordinates: (n,) or (n, d), n >= 1, finite float64."""
-    array = np.asarray(to_numpy(a) if is_foreign_array(a) else a, dtype=np.float64)
+    given = to_numpy(plain_array(a, name))
+    if given.dtype.kind == "c":
+        raise TypeError(
+            f"{name} must be real coordinates, but they are {given.dtype}: np.stack([z.real, z.imag], axis=1)"
+        )
+    array = np.asarray(given, dtype=np.float64)
     if array.ndim not in (1, 2):
         raise ShapeError(f"{name} must have shape (n,) or (n, d), but its shape is {array.shape}")
     if array.size == 0:
@@ -124,7 +154,7 @@ def operand(x: Any, size: int, shape: tuple[int, int], *, side: str = "columns",
 
     Arrays of other libraries pass through untouched but for the check of their shape.
     """
-    array = x if is_foreign_array(x) else np.asarray(x)
+    array = plain_array(x, name)
     if array.ndim not in (1, 2):
         raise ShapeError(f"{name} must be 1-D or 2-D, but it has {array.ndim} dimensions (shape {tuple(array.shape)})")
     if array.shape[0] != size:

@@ -345,7 +345,7 @@ class OperatorSource:
         self.example = None if example is None or is_numpy(example) else example
         explicit = isinstance(op, np.ndarray) or sparse.issparse(op)
         if explicit:
-            op = spla.aslinearoperator(op)
+            op = spla.aslinearoperator(_check.plain_array(op, "op") if isinstance(op, np.ndarray) else op)
         self.op = op
         shape = getattr(op, "shape", None)
         if shape is None or len(shape) != 2:

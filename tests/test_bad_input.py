@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.sparse as sparse
+import scipy.sparse.linalg as spla
 
 import structmat as sm
 from structmat.testing import random_hss
@@ -349,3 +350,44 @@ def test_entries_whose_squares_underflow_are_named(format):
         format.from_kernel(1e-170 * sm.kernelfunctions.Laplace(dim=2), points, rtol=1e-6)
     zero = format.from_kernel(lambda x, y: np.zeros((len(x), len(y))), points, rtol=1e-6)  # says nothing
     assert zero.norm() == 0.0
+
+
+HILBERT = 1.0 / (1.0 + np.add.outer(np.arange(100.0), np.arange(100.0)))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda a: sm.HSSMatrix.from_dense(a),
+        lambda a: sm.HODLRMatrix.from_operator(a),
+        lambda a: sm.HSSMatrix.from_dense(HILBERT) @ a,
+        lambda a: sm.HSSMatrix.from_dense(HILBERT + np.eye(100)).solve(a),
+        lambda a: sm.ClusterTree.from_points(a),
+        lambda a: sm.gp.HierarchicalGPRegressor().fit(a, np.ones(100)),
+    ],
+)
+def test_masked_entries_are_not_numbers(use):
+    with pytest.raises(sm.NonFiniteError, match="1 masked entries, which are no numbers"):
+        use(np.ma.masked_greater(HILBERT, 0.99))
+    use(np.ma.array(HILBERT))  # nothing is masked
+
+
+def test_what_is_no_array_is_told_where_it_belongs():
+    a = sm.HSSMatrix.from_dense(HILBERT)
+    for wrong, way_out in (
+        (sparse.eye_array(100), "from_sparse"),
+        (spla.aslinearoperator(HILBERT), "aslinearoperator"),
+    ):
+        for use in (sm.HSSMatrix.from_dense, a.__matmul__):
+            with pytest.raises(TypeError, match=way_out):
+                use(wrong)
+    with pytest.raises(TypeError, match="real coordinates"):
+        sm.ClusterTree.from_points(np.exp(1j * np.arange(10.0)))
+
+
+def test_numbers_in_another_order_of_bytes():
+    foreign = HILBERT.astype(HILBERT.dtype.newbyteorder())
+    a = sm.HSSMatrix.from_dense(foreign, rtol=1e-10)
+    assert a.dtype == np.float64
+    assert a.dtype.isnative
+    np.testing.assert_allclose(a @ foreign, HILBERT @ HILBERT, atol=1e-8)

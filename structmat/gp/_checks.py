@@ -9,7 +9,7 @@ import scipy.sparse as sparse
 
 from .. import _check
 from .._typing import NumpyArray
-from ..exceptions import ShapeError
+from ..exceptions import NonFiniteError, ShapeError
 
 
 def features(X: Any) -> NumpyArray:
@@ -44,6 +44,8 @@ def targets(y: Any, count: int) -> NumpyArray:
 def _real(a: Any, name: str) -> NumpyArray:
     if sparse.issparse(a):
         raise TypeError(f"{name} is sparse, but dense data is required; use {name}.toarray()")
+    if np.ma.is_masked(a):
+        raise NonFiniteError(f"{name} has {np.ma.count_masked(a)} masked entries, which are no numbers; leave them out")
     array = np.asarray(a)
     if array.dtype.kind == "c":
         raise ValueError(f"Complex data not supported: {name} has dtype {array.dtype}; use real features and data")
