@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from structmat import ShapeError
-from structmat._check import finite, positive_integer
-from structmat._typing import NumpyArray
+from structmat._check import finite, generator, plain_array, positive_integer
+from structmat._typing import NumpyArray, RandomLike
 
 __all__ = ["TEST_SETS", "DataSet", "Pairs", "Recipe"]
 
@@ -171,6 +171,66 @@ class DataSet:
         if self.mask is not None and self.mask.shape != self.size:
             raise ShapeError(f"mask has shape {self.mask.shape}, but the grid has size {self.size}")
 
+    @classmethod
+    def from_pairs(
+        cls, inputs: Any, outputs: Any, *, validation: float = 0.1, test: float = 0.1,
+        channels: tuple[int, int] = (1, 1), grid: tuple[NumpyArray, ...] | None = None, name: str = "pairs",
+        rng: RandomLike = 0,
+    ) -> DataSet:  # fmt: skip
+        """A data set of recorded pairs: shuffled, and divided into those for training, validation and tests.
+
+        Parameters
+        ----------
+        inputs, outputs : arrays or tensors of shape ``(samples, [channels,] *size)``
+            One row of `outputs` for each row of `inputs`; at least 3 pairs.
+        validation, test : int or float
+            How many pairs (an integer), or which share of them (below 1); at least one each.
+        channels : tuple of int
+            Channels of inputs and outputs. One channel has no axis of its own.
+        grid : tuple of 1-D ndarrays, optional
+            Default: the midpoints of equal cells of the unit interval along each axis.
+        name : str
+            For messages and results.
+        rng : seed, numpy.random.Generator or None
+            For the order. None keeps it: the first pairs are for training and the last for tests, as snapshots of one
+            trajectory, which resemble their neighbours, want it.
+
+        Returns
+        -------
+        DataSet
+            With the test set ``"in span"`` alone: nobody can solve for other inputs.
+
+        Raises
+        ------
+        ShapeError
+            If the shapes do not fit together, or there are too few pairs.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from structmat_nn.data import DataSet
+        >>> f = np.random.default_rng(0).standard_normal((120, 32))
+        >>> own = DataSet.from_pairs(f, np.cumsum(f, axis=1) / 32, validation=20, test=0.25)
+        >>> len(own.train), len(own.validation), len(own.tests["in span"]), own.size
+        (70, 20, 30, (32,))
+        """
+        pairs = Pairs(inputs, outputs)
+        count = len(pairs)
+        parts = [_part(validation, count, "validation"), _part(test, count, "test")]
+        if count <= sum(parts):
+            raise ShapeError(
+                f"{count} pairs leave none for training beside {parts[0]} for validation and {parts[1]} for tests; "
+                "give more pairs, or smaller validation= and test="
+            )
+        if rng is not None:
+            pairs = pairs[generator(rng).permutation(count)]
+        train, rest = pairs.split(count - sum(parts))
+        chosen, final = rest.split(parts[0])
+        if grid is None:
+            size = pairs.inputs.shape[1 if channels[0] == 1 else 2 :]
+            grid = tuple((np.arange(n) + 0.5) / n for n in size)
+        return cls(name, train, chosen, {"in span": final}, grid, channels=channels)
+
     @property
     def size(self) -> Size:
         """The number of points on each axis."""
@@ -249,8 +309,19 @@ class Recipe:
     outside: tuple[str, ...] = ()
 
 
+def _part(asked: float, count: int, name: str) -> int:
+    """How many of so many pairs: a number, or a share of them."""
+    if isinstance(asked, float) and 0.0 < asked < 1.0:
+        return max(1, round(asked * count))
+    if isinstance(asked, float):
+        raise ValueError(f"{name} must be a number of pairs or a share between 0 and 1, but it is {asked!r}")
+    return positive_integer(asked, name)
+
+
 def _samples(values: Any, name: str) -> NumpyArray:
-    array = np.asarray(values)
+    if hasattr(values, "detach"):  # a tensor, wherever it is and whatever it remembers
+        values = values.detach().cpu()
+    array = np.asarray(plain_array(values, name))
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be real numbers, but its dtype is {array.dtype}")
     if array.dtype not in (np.float32, np.float64):

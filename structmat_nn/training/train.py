@@ -225,6 +225,13 @@ def train(
     if fill_budget and budget is None:
         raise ValueError("fill_budget needs a budget; give budget= in seconds")
     _check_stages(final_stages)
+    from ..data import DataSet
+
+    if not isinstance(dataset, DataSet):
+        raise TypeError(
+            f"dataset must be a DataSet, but it is a {type(dataset).__name__}; "
+            "structmat_nn.data.DataSet.from_pairs(inputs, outputs) makes one of arrays"
+        )
     operator = _operator(model, dataset, settings, normalise, specification)
     pairs = _Prepared(operator, dataset)
     folder = None if directory is None else Path(directory)

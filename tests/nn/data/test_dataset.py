@@ -173,3 +173,42 @@ def test_progress_is_shown_only_when_asked_for(capsys):
     assert capsys.readouterr().err == ""
     data.load("poisson1d", samples=2, size=32, cache=False, progress=True)
     assert "samples of poisson1d" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rng", [0, None])
+def test_a_data_set_of_ones_own_arrays(rng):
+    torch = pytest.importorskip("torch")
+    inputs = np.arange(50.0)[:, None] + np.zeros(16)
+    own = DataSet.from_pairs(torch.from_numpy(inputs).requires_grad_(), 2.0 * inputs, validation=5, test=0.2, rng=rng)
+    parts = (own.train, own.validation, own.tests["in span"])
+    assert [len(part) for part in parts] == [35, 5, 10]
+    found = np.concatenate([part.inputs[:, 0] for part in parts])
+    np.testing.assert_array_equal(np.sort(found), np.arange(50.0))
+    assert np.array_equal(found, np.arange(50.0)) == (rng is None)
+    for part in parts:
+        np.testing.assert_array_equal(part.outputs, 2.0 * part.inputs)
+    again = DataSet.from_pairs(inputs, 2.0 * inputs, validation=5, test=0.2, rng=rng)
+    np.testing.assert_array_equal(again.train.inputs, own.train.inputs)
+
+
+def test_ones_own_fields_with_channels(rng):
+    own = DataSet.from_pairs(rng.random((10, 2, 8, 9)), rng.random((10, 8, 9)), channels=(2, 1))
+    assert own.size == (8, 9)
+    assert (len(own.train), len(own.validation)) == (8, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"inputs": np.ones((2, 8)), "outputs": np.ones((2, 8))}, ShapeError, "2 pairs leave none for training"),
+        ({"validation": 30}, ShapeError, "leave none for training beside 30"),
+        ({"validation": 1.5}, ValueError, "validation must be a number of pairs or a share"),
+        ({"test": 0}, ValueError, "test must be at least 1"),
+        ({"outputs": np.ones((19, 8))}, ShapeError, "give one output for each input"),
+        ({"channels": (2, 1)}, ShapeError, "samples of shape"),
+        ({"inputs": np.ma.masked_less(np.eye(20, 8), 0.5)}, NonFiniteError, "masked entries"),
+    ],
+)
+def test_arrays_that_make_no_data_set(arguments, error, message):
+    with pytest.raises(error, match=message):
+        DataSet.from_pairs(**{"inputs": np.ones((20, 8)), "outputs": np.ones((20, 8)), **arguments})
