@@ -309,7 +309,7 @@ class Recipe:
     outside: tuple[str, ...] = ()
 
 
-def _part(asked: float, count: int, name: str) -> int:
+def _part(asked: Any, count: int, name: str) -> int:
     """How many of so many pairs: a number, or a share of them."""
     if isinstance(asked, float) and 0.0 < asked < 1.0:
         return max(1, round(asked * count))
