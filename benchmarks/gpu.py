@@ -8,7 +8,8 @@ torch's CPU tensors at small sizes, which shows that it works and no speed.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 import structmat as sm
 from benchmarks.harness import Report, growth_exponent, median_time
+from structmat import _backend
 from structmat.gallery import problem_k
 from structmat.kernelfunctions import Cauchy, Gaussian, Laplace
 
@@ -118,6 +120,32 @@ def products(report: Report, device: Device, floors: dict[str, float], name: str
         share = there.nbytes / device.seconds(lambda: replayed(x), 20) / floors["copy"]
         what = f"{name}: product, one vector, from a graph, share of the copy's bandwidth"
         report.add(what, share, "", 0.6 if limits else None, at_least=True)
+
+
+@contextmanager
+def one_stream() -> Iterator[None]:
+    """Inside, the near field and the far field of a product follow each other."""
+    own = _backend._streams
+    _backend._streams = lambda _: None
+    try:
+        yield
+    finally:
+        _backend._streams = own
+
+
+def what_was_chosen(report: Report, device: Device, name: str, here: Any, there: Any, x: Any) -> None:
+    """What the second stream brings a product with one vector, and what mixed precision, blocks widened by slabs."""
+
+    def seconds(matrix: Any) -> float:
+        product = sm.CapturedProduct(matrix, x) if device.records else matrix.__matmul__
+        return device.seconds(lambda: product(x), 20)
+
+    if _backend._streams(x) is not None:
+        with one_stream():
+            alone = seconds(there)
+        report.add(f"{name}: product, one vector, times faster on two streams", alone / seconds(there), "")
+    mixed = here.to_mixed_precision()._with_arrays(device.to_device)
+    report.add(f"{name}: product, one vector, times faster in mixed precision", seconds(there) / seconds(mixed), "")
 
 
 def many_products(report: Report, device: Device, floors: dict[str, float], name: str, there: Any, k: int) -> None:
@@ -249,6 +277,7 @@ def h2(report: Report, device: Device, floors: dict[str, float], n: int, quick: 
     seconds = device.seconds(lambda: there @ x, 20), median_time(lambda: here @ v, 10)
     beside(report, "H2, 1 / r: product, one vector", *seconds, None)
     products(report, device, floors, "H2, 1 / r", there, False)
+    what_was_chosen(report, device, "H2, 1 / r", here, there, x)
     many_products(report, device, floors, "H2, 1 / r", there, 16 if quick else 256)
 
 

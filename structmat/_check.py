@@ -84,6 +84,12 @@ def finite_norm(norm: float, dtype: Any) -> float:
     return norm
 
 
+def frobenius(a: NumpyArray) -> float:
+    """The Frobenius norm of a dense array, likewise."""
+    with np.errstate(over="ignore"):
+        return finite_norm(float(np.linalg.norm(a)), a.dtype)
+
+
 def plain_array(a: Any, name: str) -> Array:
     """What was given as an array, of its own library or else NumPy's; no sparse matrices, operators or masks."""
     if is_foreign_array(a):

@@ -111,8 +111,7 @@ class FlatConstructors(ExactConstructors):
         if symmetric:
             _require_hermitian(array, *trees)
         chosen = cls._partition(*trees, admissibility, partition)
-        with np.errstate(over="ignore"):
-            size = _check.finite_norm(float(np.linalg.norm(array)), array.dtype)
+        size = _check.frobenius(array)
         eps = float(np.finfo(array.dtype).eps)
         rounding = 32 * eps  # of the singular value decompositions: what is cut leaves room for it
         asked = max(tolerance, atol / size if size > 0 else 0.0, 2 * rounding)

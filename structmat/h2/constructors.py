@@ -98,8 +98,7 @@ class H2Constructors:
         if symmetric:
             _require_hermitian(array, *trees)
         chosen = cls._partition(trees, admissibility, partition)
-        with np.errstate(over="ignore"):
-            size = _check.finite_norm(float(np.linalg.norm(array)), array.dtype)
+        size = _check.frobenius(array)
         rounding = 32 * float(np.finfo(array.dtype).eps)  # of the decompositions: what is cut leaves room for it
         asked = max(tolerance, atol / size if size > 0 else 0.0, 2 * rounding)
         blocks, error = dense.compress(

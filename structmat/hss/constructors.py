@@ -85,8 +85,7 @@ class HSSConstructors:
         tolerance, cap = _tolerances(rtol, atol, max_rank)
         if symmetric:
             _require_hermitian(array, row_tree, col_tree)
-        with np.errstate(over="ignore"):
-            size = _check.finite_norm(float(np.linalg.norm(array)), array.dtype)
+        size = _check.frobenius(array)
         allowed = max(tolerance * size, atol)
         # a cheap pivoted compression to half of the error, then optimal truncation with the other half
         g, error = dense.compress(array, row_tree, col_tree, tail=0.7 * allowed, max_rank=None, symmetric=symmetric)
