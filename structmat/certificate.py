@@ -67,7 +67,10 @@ class Certificate:
 
     def void(self, reason: str) -> Certificate:
         """One that certifies nothing, and says why."""
-        return replace(self, estimate=math.inf, upper_bound=math.inf, details={**self.details, "reason": reason})
+        return replace(
+            self, estimate=math.inf, upper_bound=math.inf, confidence=0.0, method="not certified",
+            details={**self.details, "reason": reason},
+        )  # fmt: skip
 
     def warn_if_not_met(self, remedy: str = "", *, stacklevel: int = 4) -> None:
         """Give an `AccuracyWarning`, with a remedy where one is named, unless the tolerance was met."""
