@@ -9,8 +9,6 @@ import operator
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sparse
-import scipy.sparse.linalg as spla
 
 from ._backend import DTYPES, is_foreign_array, is_numpy, namespace, numpy_dtype, to_numpy
 from ._typing import Array, NumpyArray, RandomLike
@@ -94,6 +92,19 @@ def plain_array(a: Any, name: str) -> Array:
     """What was given as an array, of its own library or else NumPy's; no sparse matrices, operators or masks."""
     if is_foreign_array(a):
         return a
+    if not is_numpy(a) and hasattr(a, "shape"):
+        _no_operator(a, name)
+    if np.ma.is_masked(a):
+        raise NonFiniteError(
+            f"{name} has {np.ma.count_masked(a)} masked entries, which are no numbers; fill them ({name}.filled(0.0))"
+        )
+    return np.asarray(a)
+
+
+def _no_operator(a: Any, name: str) -> None:
+    import scipy.sparse as sparse  # takes longer to import than all of structmat
+    import scipy.sparse.linalg as spla
+
     if sparse.issparse(a):
         raise TypeError(
             f"{name} is a sparse {type(a).__name__}, but an array is expected: {name}.toarray(), or make a structured "
@@ -104,11 +115,6 @@ def plain_array(a: Any, name: str) -> Array:
             f"{name} is a LinearOperator, but an array is expected: from_operator makes a structured matrix of it, and "
             "A.aslinearoperator() multiplies with it"
         )
-    if np.ma.is_masked(a):
-        raise NonFiniteError(
-            f"{name} has {np.ma.count_masked(a)} masked entries, which are no numbers; fill them ({name}.filled(0.0))"
-        )
-    return np.asarray(a)
 
 
 def matrix(a: Any, name: str) -> NumpyArray:
