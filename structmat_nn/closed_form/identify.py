@@ -90,8 +90,7 @@ class Observations:
 
 def rounding_of(*samples: Any) -> float:
     """The relative noise that samples in single precision have by themselves; 0 for those in double."""
-    eps = [float(np.finfo(np.dtype(str(a.dtype).split(".")[-1])).eps) for a in samples if _is_single(a)]
-    return SINGLE_MARGIN * max(eps, default=0.0)
+    return SINGLE_MARGIN * float(np.finfo(np.float32).eps) if any(_is_single(a) for a in samples) else 0.0
 
 
 def _is_single(a: Any) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from structmat import ShapeError
 from structmat._typing import NumpyArray
 
+from ..data.dataset import DataSet
 from ..data.normalise import MaximumNormaliser, Normaliser
 from ..layers.activation import LearnableLeakyReLU
 from ..layers.parameters import parameter_groups
@@ -29,9 +30,6 @@ from .metrics import relative_l2
 from .operator import LearnedOperator, in_evaluation, with_precision
 from .schedule import CosineSchedule
 from .settings import TrainingSettings, non_negative
-
-if TYPE_CHECKING:
-    from ..data import DataSet
 
 CHECKPOINT = "last.ckpt"
 OPERATOR = "operator.safetensors"
@@ -225,8 +223,6 @@ def train(
     if fill_budget and budget is None:
         raise ValueError("fill_budget needs a budget; give budget= in seconds")
     _check_stages(final_stages)
-    from ..data import DataSet
-
     if not isinstance(dataset, DataSet):
         raise TypeError(
             f"dataset must be a DataSet, but it is a {type(dataset).__name__}; "
