@@ -13,7 +13,7 @@ import numpy as np
 import scipy.special
 
 from ._backend import squared_norm
-from ._typing import Array
+from ._typing import Array, NumpyArray
 from .base import StructuredMatrix
 from .certificate import Certificate
 from .sources import EntrySource
@@ -78,6 +78,12 @@ def is_small(source: EntrySource, reused: int = 0) -> bool:
     return source.shape[0] * source.shape[1] <= max(EXACT_ENTRIES, min(2 * (source.evaluated + reused), EXACT_AT_MOST))
 
 
+def all_entries(source: EntrySource, *, symmetric: bool = False) -> NumpyArray:
+    """The matrix as a dense array; with `symmetric`, without what rounding has left of an anti-Hermitian part."""
+    a = source.block(*(np.arange(n) for n in source.shape))
+    return 0.5 * (a + a.conj().T) if symmetric else a
+
+
 def by_entries(
     a: StructuredMatrix, source: EntrySource, stratified: Callable[[], tuple[float, float]], *, strata: str,
     asked: float, norm: float, reused: int = 0,
@@ -87,10 +93,9 @@ def by_entries(
     They give an estimate of the squared error and its standard deviation; norm: of the matrix. `reused`: of the entries
     evaluated, those that have served the build twice.
     """
-    m, n = a.shape
     eps = float(np.finfo(a.dtype).eps)
     if is_small(source, reused):
-        dense = source.block(np.arange(m), np.arange(n))
+        dense = all_entries(source)
         size = float(np.linalg.norm(dense))
         square, deviation, confidence = float(np.linalg.norm(a.to_dense() - dense)) ** 2, 0.0, 1.0
         method = "all entries"

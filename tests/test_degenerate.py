@@ -88,6 +88,12 @@ def test_small_matrices_that_samples_do_not_show_are_compressed_from_all_entries
     assert matrix.certificate.confidence == 1.0
     assert matrix.certificate.entries > dense.size
     assert np.linalg.norm(matrix.to_dense() - dense) <= 1e-6 * np.linalg.norm(dense)
+    off = 1e-13 * np.triu(np.ones((300, 300)))  # symmetric to rounding, as the check of entries allows
+    uneven = sm.H2Matrix.from_entries(
+        lambda i, j: (dense + off)[np.ix_(i, j)], matrix.row_tree, rtol=1e-6, symmetric=True
+    )
+    assert uneven.certificate.met
+    assert uneven.certificate.confidence == 1.0
     with pytest.warns(sm.AccuracyWarning, match="raise max_rank"):  # a bound on the ranks is kept
         assert not sm.H2Matrix.from_kernel(kernel, circle, rtol=1e-6, leaf_size=16, max_rank=4).certificate.met
 

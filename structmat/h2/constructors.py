@@ -25,7 +25,7 @@ from .._inputs import (
 from .._typing import Entries, Kernel, RandomLike
 from ..blocks import BlockBatch
 from ..certificate import Certificate, exact
-from ..certify import in_range, is_small
+from ..certify import all_entries, in_range, is_small
 from ..exceptions import DeviceError, StructureWarning
 from ..flat import build as flat_build
 from ..flat import fused
@@ -397,7 +397,7 @@ def _from_source(
     on_device = isinstance(source, DeviceKernelSource)
     if not best.certificate.met and cap is None and is_small(source, reused) and not on_the_fly and not on_device:
         # a small matrix that its samples have not shown: guaranteed
-        entries = source.block(np.arange(source.shape[0]), np.arange(source.shape[1]))
+        entries = all_entries(source, symmetric=symmetric)
         best = cls.from_dense(entries, rtol=rtol, atol=atol, symmetric=symmetric, partition=partition)
         best.certificate = replace(best.certificate, entries=source.evaluated)
         return best

@@ -27,7 +27,7 @@ from .._inputs import (
 from .._typing import Entries, Kernel, RandomLike
 from ..blocks import NestedBasis
 from ..certificate import Certificate, exact
-from ..certify import in_range, is_small
+from ..certify import all_entries, in_range, is_small
 from ..exceptions import ShapeError, StructureWarning
 from ..sources import DeviceKernelSource, EntrySource, OperatorSource, kernel_source
 from ..tree import ClusterTree, as_tree_pair
@@ -406,7 +406,7 @@ def _from_all_entries(
     """A small matrix that its samples have not shown: guaranteed. None where it takes more room than a dense array."""
     from .matrix import HSSMatrix
 
-    dense = source.block(np.arange(source.shape[0]), np.arange(source.shape[1]))
+    dense = all_entries(source, symmetric=symmetric)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the result, given to the user once
         result = HSSMatrix.from_dense(dense, (row_tree, col_tree), rtol=rtol, atol=atol, symmetric=symmetric)
